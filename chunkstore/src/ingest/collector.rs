@@ -1,0 +1,409 @@
+//! The collector: the one thread that writes packs, and puts maps, lists and index objects together.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crossbeam_channel::Receiver;
+use ulid::Ulid;
+
+use super::pack_stream::PackStream;
+use super::{FRAME_TARGET, FrameSlot, Message, PendingChunk, RegionContent, Shared};
+use crate::container::Compressor;
+use crate::error::{Error, Result};
+use crate::id::{ChunkId, PackId};
+use crate::index::{FrameChunk, IndexedPack, PackKind, write_index_object};
+use crate::node::{
+    Body, ByteMap, EncodedNode, FileContent, FileEntry, FileList, FileListBuilder, Location, NodeRef,
+};
+use crate::repository::{Repository, layout};
+
+/// Chunks after which an index object is written without waiting for the end.
+const INDEX_OBJECT_CHUNKS: usize = 500_000;
+
+/// What stands at a path, before its content is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink {
+        /// Its target.
+        target: Vec<u8>,
+    },
+    /// A regular file.
+    File {
+        /// How its regions are described.
+        body: Body,
+    },
+}
+
+/// A file's name and attributes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileHead {
+    /// Path below the data directory.
+    pub path: Vec<u8>,
+    /// Permission bits.
+    pub mode: u32,
+    /// Last modification, seconds since 1970.
+    pub modified: i64,
+    /// What it is.
+    pub kind: FileKind,
+}
+
+/// A region that a worker has finished.
+pub(crate) struct RegionMessage {
+    pub(crate) file: u64,
+    pub(crate) region: u32,
+    pub(crate) length: u64,
+    pub(crate) crc32c: u32,
+    pub(crate) content: RegionContent,
+}
+
+/// What a finished ingest gives to the backup's root.
+#[derive(Clone, Debug)]
+pub struct Ingested {
+    /// The file lists, in order of path.
+    pub file_lists: Vec<NodeRef>,
+    /// Regular files.
+    pub files: u64,
+    /// Bytes of all files.
+    pub logical_bytes: u64,
+    /// Plaintext bytes that no earlier object held.
+    pub new_bytes: u64,
+    /// Bytes added to the repository.
+    pub stored_bytes: u64,
+    /// Bytes of maps, lists and index objects among them.
+    pub node_bytes: u64,
+    /// Pages that differed from the parent's.
+    pub changed_pages: u64,
+    /// Pages in all relation files.
+    pub pages: u64,
+}
+
+/// A node that may still be on its way into a pack.
+#[derive(Clone)]
+enum PendingNode {
+    Stored(NodeRef),
+    InFlight { id: ChunkId, slot: Arc<FrameSlot>, offset: u32, length: u32 },
+}
+
+impl PendingNode {
+    fn resolve(&self) -> Option<NodeRef> {
+        match self {
+            Self::Stored(node) => Some(*node),
+            Self::InFlight { id, slot, offset, length } => {
+                let (pack, frame) = *slot.get()?;
+                Some(NodeRef { id: *id, location: Location { pack, frame, offset: *offset, length: *length } })
+            }
+        }
+    }
+}
+
+struct RegionResult {
+    length: u64,
+    crc32c: u32,
+    node: Option<PendingNode>,
+}
+
+struct PendingFile {
+    head: FileHead,
+    expected: u32,
+    regions: BTreeMap<u32, RegionResult>,
+}
+
+impl PendingFile {
+    fn is_resolved(&self) -> bool {
+        let resolved = |region: &RegionResult| region.node.as_ref().is_some_and(|node| node.resolve().is_some());
+        self.regions.len() == self.expected as usize && self.regions.values().all(resolved)
+    }
+
+    /// The entry. Regions behind the end that the file turned out to have are empty and left out.
+    fn into_entry(self) -> FileEntry {
+        let FileHead { path, mode, modified, kind } = self.head;
+        let content = match kind {
+            FileKind::Directory => FileContent::Directory,
+            FileKind::Symlink { target } => FileContent::Symlink { target },
+            FileKind::File { body } => {
+                let (mut length, mut crc32c, mut regions) = (0, 0, Vec::new());
+                for region in self.regions.into_values().filter(|region| region.length > 0) {
+                    crc32c = crc32c::crc32c_combine(crc32c, region.crc32c, region.length as usize);
+                    length += region.length;
+                    regions.extend(region.node.and_then(|node| node.resolve()));
+                }
+                FileContent::File { length, crc32c, body, regions }
+            }
+        };
+        FileEntry { path, mode, modified, content }
+    }
+}
+
+/// Nodes gathered into one frame.
+#[derive(Default)]
+struct NodeFrame {
+    plaintext: Vec<u8>,
+    chunks: Vec<FrameChunk>,
+    slot: Arc<FrameSlot>,
+}
+
+pub(super) struct Collector {
+    shared: Arc<Shared>,
+    data: PackStream,
+    nodes: PackStream,
+    compressor: Compressor,
+    node_frame: NodeFrame,
+    nodes_in_flight: HashMap<ChunkId, PendingNode>,
+    /// Regions whose chunks are not all in sealed packs.
+    waiting: Vec<RegionMessage>,
+    files: BTreeMap<u64, PendingFile>,
+    next_file: u64,
+    list: FileListBuilder,
+    lists: Vec<PendingNode>,
+    sealed: Vec<IndexedPack>,
+    referenced: HashSet<(PackKind, PackId)>,
+    outcome: Ingested,
+}
+
+impl Collector {
+    pub(super) fn new(shared: Arc<Shared>) -> Result<Self> {
+        let outcome = Ingested {
+            file_lists: Vec::new(),
+            files: 0,
+            logical_bytes: 0,
+            new_bytes: 0,
+            stored_bytes: 0,
+            node_bytes: 0,
+            changed_pages: 0,
+            pages: 0,
+        };
+        Ok(Self {
+            data: PackStream::new(Arc::clone(&shared), PackKind::Data)?,
+            nodes: PackStream::new(Arc::clone(&shared), PackKind::Nodes)?,
+            compressor: Compressor::new(shared.options.compression_level)?,
+            node_frame: NodeFrame::default(),
+            nodes_in_flight: HashMap::new(),
+            waiting: Vec::new(),
+            files: BTreeMap::new(),
+            next_file: 0,
+            list: FileListBuilder::default(),
+            lists: Vec::new(),
+            sealed: shared.index.take_orphans(),
+            referenced: HashSet::new(),
+            outcome,
+            shared,
+        })
+    }
+
+    pub(super) fn run(mut self, receiver: &Receiver<Message>) -> Result<Ingested> {
+        for message in receiver {
+            if self.shared.aborted.load(Ordering::Relaxed) {
+                break;
+            }
+            match message {
+                Message::Frame { frame, chunks, slot } => {
+                    if let Some(pack) = self.data.append(&frame, chunks, slot)? {
+                        self.data_pack_sealed(pack)?;
+                    }
+                }
+                Message::File { number, head, regions } => {
+                    let file = PendingFile { head, expected: regions, regions: BTreeMap::new() };
+                    self.files.insert(number, file);
+                    self.emit_files()?;
+                }
+                Message::Region(region) => self.region(region)?,
+            }
+        }
+        if self.shared.aborted.load(Ordering::SeqCst) {
+            return Err(Error::Invalid("the backup was given up".to_owned()));
+        }
+        self.finish()
+    }
+
+    fn region(&mut self, region: RegionMessage) -> Result<()> {
+        if let RegionContent::Pages(map) = &region.content {
+            self.outcome.changed_pages += map.changed_pages;
+        }
+        let page_size = u64::from(self.shared.options.page_size);
+        self.outcome.pages += match &region.content {
+            RegionContent::Pages(map) => map.page_count(),
+            RegionContent::Unchanged { .. } => region.length.div_ceil(page_size),
+            RegionContent::Bytes(_) => 0,
+        };
+        if let Some(region) = self.describe(region)? {
+            self.waiting.push(region);
+        }
+        self.emit_files()
+    }
+
+    /// Makes the region's node if all its chunks have a place; gives the region back otherwise.
+    fn describe(&mut self, region: RegionMessage) -> Result<Option<RegionMessage>> {
+        let node = match &region.content {
+            RegionContent::Unchanged { node, packs } => {
+                self.referenced.extend(packs.iter().map(|pack| (PackKind::Data, *pack)));
+                Some(PendingNode::Stored(*node))
+            }
+            RegionContent::Pages(map) => match map.resolve() {
+                None => return Ok(Some(region)),
+                Some(resolved) => {
+                    let resolved = resolved?;
+                    self.referenced.extend(resolved.packs().map(|pack| (PackKind::Data, pack)));
+                    let base = map.base();
+                    self.referenced.extend(base.map(|base| (PackKind::Nodes, base.node.location.pack)));
+                    Some(self.store_node(&resolved.to_node(base))?)
+                }
+            },
+            RegionContent::Bytes(chunks) => {
+                let resolved: Option<Vec<_>> = chunks.iter().map(PendingChunk::resolve).collect();
+                let Some(chunks) = resolved else { return Ok(Some(region)) };
+                self.referenced.extend(chunks.iter().map(|chunk| (PackKind::Data, chunk.location.pack)));
+                Some(self.store_node(&EncodedNode::ByteMap(ByteMap { chunks }.to_encoded()))?)
+            }
+        };
+        let Some(file) = self.files.get_mut(&region.file) else {
+            return Err(Error::Invalid(format!("a region of unknown file {}", region.file)));
+        };
+        let RegionMessage { length, crc32c, region, .. } = region;
+        file.regions.insert(region, RegionResult { length, crc32c, node });
+        Ok(None)
+    }
+
+    /// Stores a node unless the repository has it.
+    fn store_node(&mut self, node: &EncodedNode) -> Result<PendingNode> {
+        let plaintext = node.to_bytes();
+        let id = self.shared.repository.keys().chunk_id(&plaintext);
+        if let Some(location) = self.shared.index.find(PackKind::Nodes, &id)? {
+            return Ok(PendingNode::Stored(NodeRef { id, location }));
+        }
+        if let Some(pending) = self.nodes_in_flight.get(&id) {
+            return Ok(pending.clone());
+        }
+        let frame = &mut self.node_frame;
+        let too_large = |_| Error::Invalid(format!("a node of {} bytes is too large", plaintext.len()));
+        let offset = u32::try_from(frame.plaintext.len()).map_err(too_large)?;
+        let length = u32::try_from(plaintext.len()).map_err(too_large)?;
+        frame.plaintext.extend_from_slice(&plaintext);
+        frame.chunks.push(FrameChunk { id, offset, length });
+        let pending = PendingNode::InFlight { id, slot: Arc::clone(&frame.slot), offset, length };
+        self.nodes_in_flight.insert(id, pending.clone());
+        if frame.plaintext.len() >= FRAME_TARGET {
+            self.flush_nodes()?;
+        }
+        Ok(pending)
+    }
+
+    fn flush_nodes(&mut self) -> Result<()> {
+        let NodeFrame { plaintext, chunks, slot } = std::mem::take(&mut self.node_frame);
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        let frame = self.compressor.encode(&plaintext)?;
+        let sealed = self.nodes.append(&frame, chunks, slot)?;
+        sealed.map_or(Ok(()), |pack| self.pack_sealed(pack))
+    }
+
+    fn data_pack_sealed(&mut self, pack: IndexedPack) -> Result<()> {
+        self.pack_sealed(pack)?;
+        for region in std::mem::take(&mut self.waiting) {
+            if let Some(region) = self.describe(region)? {
+                self.waiting.push(region);
+            }
+        }
+        self.emit_files()
+    }
+
+    fn pack_sealed(&mut self, pack: IndexedPack) -> Result<()> {
+        if pack.kind == PackKind::Nodes {
+            self.outcome.node_bytes += pack.length;
+            for (id, _) in pack.chunks() {
+                self.nodes_in_flight.remove(&id);
+            }
+        }
+        self.sealed.push(pack);
+        let chunks: usize = self.sealed.iter().map(IndexedPack::chunk_count).sum();
+        if chunks >= INDEX_OBJECT_CHUNKS { self.write_index() } else { Ok(()) }
+    }
+
+    fn write_index(&mut self) -> Result<()> {
+        let packs = std::mem::take(&mut self.sealed);
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let (key, length) = write_index_object(&self.shared.repository, &packs, Ulid::generate())?;
+        self.shared.index.mark_indexed(&key, &packs)?;
+        self.shared.stored_bytes.fetch_add(length, Ordering::Relaxed);
+        self.outcome.node_bytes += length;
+        Ok(())
+    }
+
+    /// Moves files that are complete, in order, into file lists.
+    fn emit_files(&mut self) -> Result<()> {
+        while self.files.get(&self.next_file).is_some_and(PendingFile::is_resolved) {
+            let Some(file) = self.files.remove(&self.next_file) else { break };
+            self.next_file += 1;
+            let entry = file.into_entry();
+            if let FileContent::File { length, regions, .. } = &entry.content {
+                self.outcome.files += 1;
+                self.outcome.logical_bytes += length;
+                self.referenced.extend(regions.iter().map(|node| (PackKind::Nodes, node.location.pack)));
+            }
+            if let Some(list) = self.list.push(entry) {
+                self.store_list(&list)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn store_list(&mut self, list: &FileList) -> Result<()> {
+        let node = self.store_node(&EncodedNode::FileList(list.to_encoded()))?;
+        self.lists.push(node);
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Ingested> {
+        if let Some(pack) = self.data.seal()? {
+            self.data_pack_sealed(pack)?;
+        }
+        self.seal_nodes()?;
+        self.emit_files()?;
+        if let Some(file) = self.files.values().next() {
+            let path = String::from_utf8_lossy(&file.head.path).into_owned();
+            return Err(Error::Invalid(format!("'{path}' was not read to its end")));
+        }
+        if let Some(list) = self.list.finish() {
+            self.store_list(&list)?;
+        }
+        self.seal_nodes()?;
+        self.write_index()?;
+        let lists: Option<Vec<NodeRef>> = self.lists.iter().map(PendingNode::resolve).collect();
+        let lists = lists.ok_or_else(|| Error::Invalid("a file list has no place".to_owned()))?;
+        self.referenced.extend(lists.iter().map(|node| (PackKind::Nodes, node.location.pack)));
+        check_packs(&self.shared.repository, &self.referenced)?;
+        let shared = &self.shared;
+        Ok(Ingested {
+            file_lists: lists,
+            new_bytes: shared.new_bytes.load(Ordering::SeqCst),
+            stored_bytes: shared.stored_bytes.load(Ordering::SeqCst),
+            ..self.outcome
+        })
+    }
+
+    fn seal_nodes(&mut self) -> Result<()> {
+        self.flush_nodes()?;
+        let sealed = self.nodes.seal()?;
+        sealed.map_or(Ok(()), |pack| self.pack_sealed(pack))
+    }
+}
+
+/// Looks for every pack that the backup refers to in a fresh listing: what is not there cannot be restored.
+fn check_packs(repository: &Repository, referenced: &HashSet<(PackKind, PackId)>) -> Result<()> {
+    for kind in [PackKind::Data, PackKind::Nodes] {
+        let listed = repository.storage().list(kind.prefix())?;
+        let there: HashSet<PackId> = listed.iter().filter_map(|info| layout::pack_of(&info.key)).collect();
+        let missing = referenced.iter().find(|(of, pack)| *of == kind && !there.contains(pack));
+        if let Some((_, pack)) = missing {
+            let key = kind.key(*pack)?;
+            return Err(Error::not_found(format_args!("pack '{key}', which the backup refers to,")));
+        }
+    }
+    Ok(())
+}

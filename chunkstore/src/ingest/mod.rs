@@ -1,0 +1,183 @@
+//! From files to chunks, packs and nodes.
+//!
+//! ```text
+//! caller's threads, one IngestWorker each          one collector thread
+//! read → compare → cut → hash → look up → compress ─→ data packs → maps → node packs → file lists → index objects
+//! ```
+//!
+//! Everything is bounded: a worker holds one frame and one region's map, the queue to the collector a few frames, the
+//! collector the maps whose packs are not sealed yet. A chunk's entry reaches the index only after its pack is durable.
+
+mod collector;
+mod pack_stream;
+mod pages;
+mod worker;
+
+pub use collector::{FileHead, FileKind, Ingested};
+pub use pages::PageRegion;
+pub use worker::{ByteRegion, IngestWorker};
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Sender, bounded};
+use parking_lot::Mutex;
+
+use crate::container::{EncodedFrame, FramePosition};
+use crate::error::{Error, Result};
+use crate::id::{ChunkId, PackId};
+use crate::index::ChunkIndex;
+use crate::node::{ChunkRef, Location, NodeRef};
+use crate::repository::Repository;
+
+use collector::{Collector, RegionMessage};
+
+/// Plaintext bytes gathered into one frame, the unit of compression.
+pub(crate) const FRAME_TARGET: usize = 256 << 10;
+/// Bytes of a pack at which it is sealed.
+pub(crate) const PACK_TARGET: u64 = 64 << 20;
+
+/// How to ingest.
+#[derive(Clone, Copy, Debug)]
+pub struct IngestOptions {
+    /// Bytes per page of relation files.
+    pub page_size: u32,
+    /// zstd level.
+    pub compression_level: i32,
+    /// Threads that will call [`Ingest::worker`].
+    pub workers: usize,
+}
+
+/// Where a frame ended up: known once its pack is sealed.
+pub(crate) type FrameSlot = OnceLock<(PackId, FramePosition)>;
+
+/// A chunk that may still be on its way into a pack.
+#[derive(Clone, Debug)]
+pub(crate) enum PendingChunk {
+    Stored(ChunkRef),
+    InFlight { id: ChunkId, slot: Arc<FrameSlot>, offset: u32, length: u32 },
+}
+
+impl PendingChunk {
+    pub(crate) fn length(&self) -> u32 {
+        match self {
+            Self::Stored(chunk) => chunk.location.length,
+            Self::InFlight { length, .. } => *length,
+        }
+    }
+
+    /// The reference, once its pack is sealed.
+    pub(crate) fn resolve(&self) -> Option<ChunkRef> {
+        match self {
+            Self::Stored(chunk) => Some(*chunk),
+            Self::InFlight { id, slot, offset, length } => {
+                let (pack, frame) = *slot.get()?;
+                Some(ChunkRef { id: *id, location: Location { pack, frame, offset: *offset, length: *length } })
+            }
+        }
+    }
+}
+
+/// What workers and collector share.
+pub(crate) struct Shared {
+    pub(crate) repository: Arc<Repository>,
+    pub(crate) index: Arc<ChunkIndex>,
+    pub(crate) options: IngestOptions,
+    /// Chunks whose pack is not sealed yet.
+    pub(crate) in_flight: Mutex<HashMap<ChunkId, PendingChunk>>,
+    /// Set when the caller gives up: nothing more is published.
+    pub(crate) aborted: AtomicBool,
+    /// Plaintext bytes of new chunks.
+    pub(crate) new_bytes: AtomicU64,
+    /// Stored bytes so far, for progress.
+    pub(crate) stored_bytes: AtomicU64,
+}
+
+/// What travels to the collector.
+pub(crate) enum Message {
+    Frame { frame: EncodedFrame, chunks: Vec<crate::index::FrameChunk>, slot: Arc<FrameSlot> },
+    File { number: u64, head: FileHead, regions: u32 },
+    Region(RegionMessage),
+}
+
+/// The pipeline of one backup.
+pub struct Ingest {
+    shared: Arc<Shared>,
+    sender: Sender<Message>,
+    collector: JoinHandle<Result<Ingested>>,
+}
+
+impl Ingest {
+    /// Starts the collector.
+    pub fn start(repository: Arc<Repository>, index: Arc<ChunkIndex>, options: IngestOptions) -> Result<Self> {
+        repository.config().check_writable()?;
+        let shared = Arc::new(Shared {
+            repository,
+            index,
+            options,
+            in_flight: Mutex::default(),
+            aborted: AtomicBool::new(false),
+            new_bytes: AtomicU64::new(0),
+            stored_bytes: AtomicU64::new(0),
+        });
+        let (sender, receiver) = bounded(options.workers * 4 + 8);
+        let collector = Collector::new(Arc::clone(&shared))?;
+        let collector = std::thread::Builder::new()
+            .name("collector".to_owned())
+            .spawn(move || collector.run(&receiver))
+            .map_err(|e| Error::storage("start", "the collector thread", e))?;
+        Ok(Self { shared, sender, collector })
+    }
+
+    /// A worker for one thread.
+    pub fn worker(&self) -> Result<IngestWorker> {
+        IngestWorker::new(Arc::clone(&self.shared), self.sender.clone())
+    }
+
+    /// Announces a file before any of its regions is finished. Numbers are given in ascending order of path, from 0
+    /// without a gap; `regions` may be 0.
+    pub fn file(&self, number: u64, head: FileHead, regions: u32) -> Result<()> {
+        self.sender.send(Message::File { number, head, regions }).map_err(|_| stopped())
+    }
+
+    /// Bytes added to the repository so far.
+    pub fn stored_bytes(&self) -> u64 {
+        self.shared.stored_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Seals everything. All workers have been finished or dropped.
+    pub fn finish(self) -> Result<Ingested> {
+        let Self { shared: _, sender, collector } = self;
+        drop(sender);
+        collector.join().unwrap_or_else(|_| Err(Error::Invalid("the collector thread died".to_owned())))
+    }
+
+    /// Gives up: what is not sealed is dropped. Returns the collector's own error if it was the first to fail.
+    pub fn abort(self) -> Option<Error> {
+        self.shared.aborted.store(true, Ordering::SeqCst);
+        self.finish().err().filter(|error| !matches!(error, Error::Invalid(_)))
+    }
+}
+
+/// The collector is gone; its own error, which [`Ingest::finish`] returns, says why.
+pub(crate) fn stopped() -> Error {
+    Error::Invalid("the pack writer stopped".to_owned())
+}
+
+/// Whether an error only says that the collector stopped.
+pub fn is_stopped(error: &Error) -> bool {
+    matches!(error, Error::Invalid(text) if text == "the pack writer stopped")
+}
+
+/// A region's finished description, for the collector.
+#[derive(Clone, Debug)]
+pub(crate) enum RegionContent {
+    /// As in the parent.
+    Unchanged { node: NodeRef, packs: Vec<PackId> },
+    /// Relation pages.
+    Pages(Box<pages::PendingPageMap>),
+    /// Bytes.
+    Bytes(Vec<PendingChunk>),
+}

@@ -1,0 +1,186 @@
+//! A region of relation pages, compared with the parent's map while it is read.
+
+use std::sync::Arc;
+
+use super::worker::IngestWorker;
+use super::{PendingChunk, RegionContent};
+use crate::error::{Error, Result};
+use crate::id::PageFingerprint;
+use crate::node::{PageMap, PageSource, StoredPageMap, pages_to_rewrite};
+
+/// A page map whose new chunks may still be on their way into a pack.
+#[derive(Clone, Debug)]
+pub(crate) struct PendingPageMap {
+    base: Option<StoredPageMap>,
+    page_size: u32,
+    length: u64,
+    chunks: Vec<PendingChunk>,
+    pages: Vec<PageSource>,
+    fingerprints: Vec<PageFingerprint>,
+    /// Pages whose content differs from the base's.
+    pub(crate) changed_pages: u64,
+}
+
+impl PendingPageMap {
+    /// The map and what it is relative to, once all its chunks are in sealed packs.
+    pub(crate) fn resolve(&self) -> Option<Result<PageMap>> {
+        let chunks: Option<Vec<_>> = self.chunks.iter().map(PendingChunk::resolve).collect();
+        let map = PageMap::new(self.page_size, self.length, chunks?, self.pages.clone(), self.fingerprints.clone());
+        Some(map.map_err(|problem| Error::Invalid(format!("a page map would be wrong: {problem}"))))
+    }
+
+    pub(crate) fn base(&self) -> Option<&StoredPageMap> {
+        self.base.as_ref()
+    }
+
+    pub(crate) fn page_count(&self) -> u64 {
+        self.pages.len() as u64
+    }
+}
+
+/// A region in the making: pages go in, in order; unchanged ones cost a fingerprint, changed ones are stored.
+pub struct PageRegion {
+    map: PendingPageMap,
+    /// Chunks of the base whose pack is still there.
+    usable: Vec<bool>,
+    /// New pages that are not cut yet, and which pages they are.
+    pending: Vec<u8>,
+    pending_pages: Vec<u32>,
+    fresh_chunks: bool,
+}
+
+impl PageRegion {
+    /// Starts a region. `parent` is the same region in an earlier backup.
+    pub fn start(worker: &IngestWorker, parent: Option<StoredPageMap>) -> Self {
+        let page_size = worker.shared.options.page_size;
+        let base = parent.filter(|parent| {
+            parent.map.page_size() == page_size && worker.shared.index.has_pack(&parent.node.location.pack)
+        });
+        let old_chunks = base.as_ref().map(|base| base.map.chunks()).unwrap_or_default();
+        let usable = old_chunks.iter().map(|chunk| worker.shared.index.has_pack(&chunk.location.pack)).collect();
+        let chunks = old_chunks.iter().copied().map(PendingChunk::Stored).collect();
+        let map = PendingPageMap {
+            page_size,
+            length: 0,
+            chunks,
+            pages: Vec::new(),
+            fingerprints: Vec::new(),
+            changed_pages: 0,
+            base,
+        };
+        Self { map, usable, pending: Vec::new(), pending_pages: Vec::new(), fresh_chunks: false }
+    }
+
+    /// Takes the next whole pages of the file. The last page of a file that ends inside it is padded with zeros.
+    pub fn push(&mut self, worker: &mut IngestWorker, pages: &[u8]) -> Result<()> {
+        for page in pages.chunks_exact(self.map.page_size as usize) {
+            let zero = walkeep_proto::page::is_zero_page(page);
+            let fingerprint = if zero { PageFingerprint::ZERO_PAGE } else { worker.fingerprint(page) };
+            let index = self.map.pages.len();
+            let kept = self.kept_source(index, fingerprint);
+            self.map.fingerprints.push(fingerprint);
+            if kept.is_none() {
+                self.map.changed_pages += 1;
+            }
+            match kept {
+                Some(source) => self.map.pages.push(source),
+                None if zero => self.map.pages.push(PageSource::Hole),
+                None => {
+                    self.map.pages.push(PageSource::Hole);
+                    self.append(worker, index, page)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The base's source of a page, if the page is the same and its chunk still exists.
+    fn kept_source(&self, index: usize, fingerprint: PageFingerprint) -> Option<PageSource> {
+        let base = &self.map.base.as_ref()?.map;
+        if base.fingerprints().get(index) != Some(&fingerprint) {
+            return None;
+        }
+        match *base.pages().get(index)? {
+            PageSource::Chunk { chunk, .. } if !*self.usable.get(chunk as usize)? => None,
+            source => Some(source),
+        }
+    }
+
+    fn append(&mut self, worker: &mut IngestWorker, index: usize, page: &[u8]) -> Result<()> {
+        let index = u32::try_from(index).map_err(|_| Error::Invalid("a region of too many pages".to_owned()))?;
+        self.pending.extend_from_slice(page);
+        self.pending_pages.push(index);
+        self.cut(worker, worker.page_chunker.maximum_pages())
+    }
+
+    fn cut(&mut self, worker: &mut IngestWorker, at_least: usize) -> Result<()> {
+        let page_size = self.map.page_size as usize;
+        while self.pending_pages.len() >= at_least.max(1) {
+            let pages = worker.page_chunker.cut(&self.pending);
+            let chunk = worker.store(&self.pending[..pages * page_size])?;
+            let number = u32::try_from(self.map.chunks.len())
+                .map_err(|_| Error::Invalid("a region of too many chunks".to_owned()))?;
+            self.map.chunks.push(chunk);
+            self.fresh_chunks = true;
+            for (place, page) in (0..).zip(self.pending_pages.drain(..pages)) {
+                self.map.pages[page as usize] = PageSource::Chunk { chunk: number, page: place };
+            }
+            self.pending.drain(..pages * page_size);
+        }
+        Ok(())
+    }
+
+    /// Pages that the caller should read once more and give to [`PageRegion::rewrite`], so that restores stay cheap.
+    /// Empty for a region in which nothing changed.
+    pub fn pages_to_rewrite(&mut self, worker: &mut IngestWorker) -> Result<Vec<u32>> {
+        self.cut(worker, 1)?;
+        if self.is_unchanged() {
+            return Ok(Vec::new());
+        }
+        let chunks = &self.map.chunks;
+        Ok(pages_to_rewrite(self.map.page_size, &self.map.pages, |chunk| {
+            chunks.get(chunk as usize).map_or(0, PendingChunk::length)
+        }))
+    }
+
+    /// Stores a page anew, with the content it has now.
+    pub fn rewrite(&mut self, worker: &mut IngestWorker, index: u32, page: &[u8]) -> Result<()> {
+        let place = index as usize;
+        if place >= self.map.pages.len() {
+            return Err(Error::Invalid(format!("page {index} is none of the region's {}", self.map.pages.len())));
+        }
+        if walkeep_proto::page::is_zero_page(page) {
+            self.map.fingerprints[place] = PageFingerprint::ZERO_PAGE;
+            self.map.pages[place] = PageSource::Hole;
+            return Ok(());
+        }
+        self.map.fingerprints[place] = worker.fingerprint(page);
+        self.append(worker, place, page)
+    }
+
+    fn is_unchanged(&self) -> bool {
+        self.map.base.as_ref().is_some_and(|base| {
+            base.map.pages() == self.map.pages && base.map.fingerprints() == self.map.fingerprints
+        }) && !self.fresh_chunks
+            && self.pending_pages.is_empty()
+    }
+
+    /// Hands the region over. `length` is where the file ends in it; `place` is the file's number and the region's.
+    pub fn finish(mut self, worker: &mut IngestWorker, place: (u64, u32), length: u64, crc32c: u32) -> Result<()> {
+        self.cut(worker, 1)?;
+        self.map.length = length;
+        let content = match &self.map.base {
+            Some(base) if base.map.length() == length && self.is_unchanged() => {
+                let packs = base.map.packs().collect();
+                RegionContent::Unchanged { node: base.node, packs }
+            }
+            _ => RegionContent::Pages(Box::new(self.map)),
+        };
+        worker.send_region(place, length, crc32c, content)
+    }
+}
+
+const _: fn() = || {
+    fn crosses_threads<T: Send>() {}
+    crosses_threads::<Arc<PageRegion>>();
+};

@@ -1,0 +1,179 @@
+//! One archived WAL file as an object: chunks, what the segment says, and the recipe that puts it together again.
+
+use serde::{Deserialize, Serialize};
+use walkeep_proto::wal::SegmentScan;
+
+use crate::chunker::ContentChunker;
+use crate::codec;
+use crate::container::{
+    Compressor, Container, ContainerKind, ContainerWriter, Decompressor, EncodedFrame, Finished, FramePosition,
+};
+use crate::error::{Error, Result};
+use crate::id::ChunkId;
+use crate::repository::Repository;
+use crate::storage::ObjectKey;
+
+/// Longest file the archive takes: the largest legal WAL segment.
+pub const MAXIMUM_WAL_FILE: u64 = 1 << 30;
+
+const TABLE_VERSION: u8 = 1;
+const SUMMARY_VERSION: u8 = 1;
+
+/// A part of the file, in order.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Part {
+    /// Zero bytes.
+    Zeros { length: u32 },
+    /// A frame of this object.
+    Here { id: ChunkId, length: u32, frame: FramePosition },
+    /// A frame of another WAL object of this cluster: a tail that was stored before.
+    Elsewhere { id: ChunkId, length: u32, object: String, frame: FramePosition },
+}
+
+impl Part {
+    const fn length(&self) -> u32 {
+        match self {
+            Self::Zeros { length } | Self::Here { length, .. } | Self::Elsewhere { length, .. } => *length,
+        }
+    }
+}
+
+/// The object's table.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct WalTable {
+    /// Length of the file.
+    length: u64,
+    /// Keyed hash of the whole file; its first 16 digits stand in the key.
+    content: ChunkId,
+    /// The segment's summary, for complete segments.
+    summary: Option<FramePosition>,
+    parts: Vec<Part>,
+}
+
+/// Compresses the chunks of a file on as many threads as there are cores, four at most.
+fn encode_chunks(chunks: &[&[u8]], level: i32) -> Result<Vec<EncodedFrame>> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4).min(chunks.len().max(1));
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let work = || {
+        let mut compressor = Compressor::new(level)?;
+        let mut done = Vec::new();
+        loop {
+            let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let Some(chunk) = chunks.get(index) else { return Ok(done) };
+            done.push((index, compressor.encode(chunk)?));
+        }
+    };
+    let results: Vec<Result<Vec<(usize, EncodedFrame)>>> = std::thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut results = vec![work()];
+        let died = || Err(Error::Invalid("a compressor thread died".to_owned()));
+        results.extend(helpers.into_iter().map(|helper| helper.join().unwrap_or_else(|_| died())));
+        results
+    });
+    let mut frames = Vec::new();
+    for result in results {
+        frames.extend(result?);
+    }
+    frames.sort_by_key(|(index, _)| *index);
+    Ok(frames.into_iter().map(|(_, frame)| frame).collect())
+}
+
+/// Publishes a file as an object of this key.
+pub(super) fn write(
+    repository: &Repository,
+    key: &ObjectKey,
+    content: ChunkId,
+    bytes: &[u8],
+    summary: Option<&SegmentScan>,
+    level: i32,
+) -> Result<Finished> {
+    let zeros = bytes.iter().rev().take_while(|byte| **byte == 0).count();
+    let (written, _) = bytes.split_at(bytes.len() - zeros);
+    let chunker = ContentChunker::new(repository.keys().gear_table(), repository.config().chunker.wal);
+    let chunks: Vec<&[u8]> = chunker.chunks(written).collect();
+    let frames = encode_chunks(&chunks, level)?;
+    let kind = if summary.is_some() { ContainerKind::WalSegment } else { ContainerKind::WalFile };
+    let mut writer = ContainerWriter::start(repository.storage(), kind, repository.id())?;
+    let mut parts = Vec::new();
+    let length = |bytes: usize| u32::try_from(bytes).map_err(|_| Error::Invalid("a WAL file over 4 GiB".to_owned()));
+    for (chunk, frame) in chunks.iter().zip(&frames) {
+        let id = repository.keys().chunk_id(chunk);
+        parts.push(Part::Here { id, length: length(chunk.len())?, frame: writer.append(frame)? });
+    }
+    if zeros > 0 {
+        parts.push(Part::Zeros { length: length(zeros)? });
+    }
+    let mut compressor = Compressor::new(level)?;
+    let summary = summary
+        .map(|scan| writer.append(&compressor.encode(&codec::encode(SUMMARY_VERSION, scan))?))
+        .transpose()?;
+    let table = WalTable { length: bytes.len() as u64, content, summary, parts };
+    let table = compressor.encode(&codec::encode(TABLE_VERSION, &table))?;
+    writer.finish(&table, |_| Ok(key.clone()))
+}
+
+/// An opened object.
+pub(super) struct WalObject<'a> {
+    repository: &'a Repository,
+    container: Container,
+    table: WalTable,
+}
+
+impl<'a> WalObject<'a> {
+    pub(super) fn open(repository: &'a Repository, key: &ObjectKey, kind: ContainerKind) -> Result<Self> {
+        let container = Container::open(repository.storage(), key, kind, repository.id())?;
+        let table: WalTable =
+            codec::decode(TABLE_VERSION, container.table()).map_err(|e| Error::damaged(key, e))?;
+        let parts: u64 = table.parts.iter().map(|part| u64::from(part.length())).sum();
+        if parts != table.length || table.length > MAXIMUM_WAL_FILE {
+            return Err(Error::damaged(key, format_args!("{parts} bytes in parts of a file of {}", table.length)));
+        }
+        Ok(Self { repository, container, table })
+    }
+
+    /// Keyed hash of the whole file, as its writer computed it.
+    pub(super) fn content(&self) -> ChunkId {
+        self.table.content
+    }
+
+    /// What the segment says.
+    pub(super) fn summary(&self) -> Result<SegmentScan> {
+        let key = self.container.key();
+        let position = self.table.summary.ok_or_else(|| Error::damaged(key, "it has no summary"))?;
+        let mut plaintext = Vec::new();
+        self.container.frame(self.repository.storage(), position, &mut Decompressor::new()?, &mut plaintext)?;
+        codec::decode(SUMMARY_VERSION, &plaintext).map_err(|e| Error::damaged(key, e))
+    }
+
+    /// The whole file, every chunk verified.
+    pub(super) fn read(&self) -> Result<Vec<u8>> {
+        let storage = self.repository.storage();
+        let key = self.container.key();
+        let mut decompressor = Decompressor::new()?;
+        // Grows as chunks arrive: a lying length allocates nothing.
+        let mut bytes = Vec::new();
+        for part in &self.table.parts {
+            let start = bytes.len();
+            let (id, length) = match part {
+                Part::Zeros { length } => {
+                    bytes.resize(start + *length as usize, 0);
+                    continue;
+                }
+                Part::Here { id, length, frame } => {
+                    self.container.frame(storage, *frame, &mut decompressor, &mut bytes)?;
+                    (id, length)
+                }
+                Part::Elsewhere { id, length, object, frame } => {
+                    let object = ObjectKey::new(object.clone())?;
+                    crate::container::read_frame(storage, &object, *frame, &mut decompressor, &mut bytes)?;
+                    (id, length)
+                }
+            };
+            let chunk = &bytes[start..];
+            if chunk.len() != *length as usize || self.repository.keys().chunk_id(chunk) != *id {
+                return Err(Error::damaged(key, format_args!("its chunk at {start} has another hash")));
+            }
+        }
+        Ok(bytes)
+    }
+}

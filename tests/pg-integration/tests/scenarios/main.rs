@@ -1,0 +1,4 @@
+//! Every scenario, one module per subject.
+
+mod faults;
+mod harness;
