@@ -10,8 +10,10 @@
 //! before. So a crash at any moment leaves either a complete backup or objects that no root refers to, and nothing needs
 //! repair: the next backup adopts what is there.
 
+pub mod catalogue;
 pub mod chunker;
 pub mod codec;
+pub mod console;
 pub mod container;
 pub mod error;
 pub mod extract;
@@ -21,6 +23,7 @@ pub mod ingest;
 pub mod node;
 pub mod repository;
 pub mod storage;
+pub mod verify;
 pub mod wal;
 
 

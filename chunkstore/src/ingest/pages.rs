@@ -143,6 +143,13 @@ impl PageRegion {
         }))
     }
 
+    /// Whether the region has this page with exactly this content.
+    pub fn has(&self, worker: &IngestWorker, index: u32, page: &[u8]) -> bool {
+        let zero = walkeep_proto::page::is_zero_page(page);
+        let fingerprint = if zero { PageFingerprint::ZERO_PAGE } else { worker.fingerprint(page) };
+        self.map.fingerprints.get(index as usize) == Some(&fingerprint)
+    }
+
     /// Stores a page anew, with the content it has now.
     pub fn rewrite(&mut self, worker: &mut IngestWorker, index: u32, page: &[u8]) -> Result<()> {
         let place = index as usize;

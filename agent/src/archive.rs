@@ -1,0 +1,116 @@
+//! Taking one WAL file into the repository: what `archive-push` does without an agent.
+//!
+//! No index, no lease: one object, durable before success is said. Before that the file must prove what it is: right
+//! length, right magic, right place in the WAL, right cluster, every record's checksum.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use walkeep_chunkstore::repository::ClusterIdentity;
+use walkeep_chunkstore::wal::{Pushed, WalArchive};
+use walkeep_proto::segment::{SegmentFileName, WalFileName, WalSegment};
+use walkeep_proto::timeline::TimelineHistory;
+use walkeep_proto::wal::segment_scan::SegmentEnd;
+use walkeep_proto::wal::{ScanContext, SegmentScan, scan_segment};
+
+/// Longest `.history` or `.backup` file: both are a few lines of text.
+const MAXIMUM_TEXT: u64 = 1 << 20;
+
+/// Stores the WAL file at `path`. Durable on return, whether it was new or there already.
+pub fn push(archive: &WalArchive, identity: &ClusterIdentity, path: &Path, level: i32) -> Result<Pushed> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let file: WalFileName = name.parse().with_context(|| format!("unable to archive '{}'", path.display()))?;
+    match file {
+        WalFileName::Segment(segment) => push_segment(archive, identity, path, segment, level),
+        WalFileName::Partial(segment) => push_partial(archive, identity, path, segment, level),
+        WalFileName::History(timeline) => {
+            let bytes = read(path, MAXIMUM_TEXT)?;
+            TimelineHistory::parse(timeline, &bytes)
+                .with_context(|| format!("unable to archive '{}'", path.display()))?;
+            Ok(archive.push(&file, &bytes, None, level)?)
+        }
+        WalFileName::BackupHistory(..) => Ok(archive.push(&file, &read(path, MAXIMUM_TEXT)?, None, level)?),
+    }
+}
+
+fn push_segment(
+    archive: &WalArchive,
+    identity: &ClusterIdentity,
+    path: &Path,
+    name: SegmentFileName,
+    level: i32,
+) -> Result<Pushed> {
+    let segment = place(identity, name)?;
+    let bytes = read_segment(path, identity)?;
+    let scan = scan(&bytes, identity, segment)?;
+    if let SegmentEnd::Stopped(reason) = scan.end {
+        bail!(
+            "segment {name} is damaged: its records end at {}, before the segment's end at {}: {reason}",
+            scan.valid_up_to,
+            segment.number.end(identity.wal_segment_size)
+        );
+    }
+    Ok(archive.push(&WalFileName::Segment(name), &bytes, Some(&scan), level)?)
+}
+
+/// The end of a timeline that was left at promotion: kept as it is. Its records stop somewhere by nature.
+fn push_partial(
+    archive: &WalArchive,
+    identity: &ClusterIdentity,
+    path: &Path,
+    name: SegmentFileName,
+    level: i32,
+) -> Result<Pushed> {
+    let segment = place(identity, name)?;
+    let bytes = read_segment(path, identity)?;
+    scan(&bytes, identity, segment)?;
+    Ok(archive.push(&WalFileName::Partial(name), &bytes, None, level)?)
+}
+
+fn place(identity: &ClusterIdentity, name: SegmentFileName) -> Result<WalSegment> {
+    let size = identity.wal_segment_size;
+    name.segment(size).with_context(|| format!("'{name}' names no segment of {} bytes", size.bytes()))
+}
+
+fn scan(bytes: &[u8], identity: &ClusterIdentity, segment: WalSegment) -> Result<SegmentScan> {
+    let context = ScanContext {
+        segment,
+        segment_size: identity.wal_segment_size,
+        system_identifier: Some(identity.system_identifier),
+    };
+    let scan = scan_segment(bytes, &context)?;
+    if scan.header.version != identity.major {
+        bail!(
+            "segment {} was written by PostgreSQL {}, the repository holds a cluster of PostgreSQL {}",
+            segment.file_name(identity.wal_segment_size),
+            scan.header.version,
+            identity.major
+        );
+    }
+    Ok(scan)
+}
+
+/// Reads a file that must be exactly one segment long.
+fn read_segment(path: &Path, identity: &ClusterIdentity) -> Result<Vec<u8>> {
+    let expected = u64::from(identity.wal_segment_size.bytes());
+    let bytes = read(path, expected)?;
+    if bytes.len() as u64 != expected {
+        bail!("'{}' is {} bytes long, a segment of this cluster has {expected}", path.display(), bytes.len());
+    }
+    Ok(bytes)
+}
+
+/// Reads a whole file of at most `limit` bytes.
+fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let open = || format!("unable to read '{}'", path.display());
+    let file = File::open(path).with_context(open)?;
+    let length = file.metadata().with_context(open)?.len();
+    if length > limit {
+        bail!("'{}' is {length} bytes long, expected at most {limit}", path.display());
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).with_context(open)?;
+    Ok(bytes)
+}

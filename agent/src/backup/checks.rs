@@ -1,0 +1,247 @@
+//! What would make a later restore fail: looked for while there is time.
+
+use anyhow::Result;
+use jiff::Timestamp;
+use serde::Serialize;
+use walkeep_proto::timeline::TimelineHistory;
+
+use super::local_source::LocalSource;
+use super::{connect, index_directory};
+use crate::context::Context;
+use crate::postgres::Session;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// As it should be.
+    Ok,
+    /// Works, but a DBA would want to know.
+    Warning,
+    /// Backups or restores fail or will fail.
+    Problem,
+}
+
+impl Severity {
+    /// The word in front of a finding.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Problem => "problem",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What was looked at.
+    pub subject: &'static str,
+    /// What was found.
+    pub text: String,
+    /// What to do about it.
+    pub remedy: Option<String>,
+}
+
+fn ok(subject: &'static str, text: impl Into<String>) -> Finding {
+    Finding { severity: Severity::Ok, subject, text: text.into(), remedy: None }
+}
+
+fn warning(subject: &'static str, text: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding { severity: Severity::Warning, subject, text: text.into(), remedy: Some(remedy.into()) }
+}
+
+fn problem(subject: &'static str, text: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding { severity: Severity::Problem, subject, text: text.into(), remedy: Some(remedy.into()) }
+}
+
+/// Looks at repository, server, archiver, WAL and backups. What cannot be looked at is a problem, not a pass.
+pub fn examine(context: &Context) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    look(&mut findings, "repository", "see the message; check [repository] and its directory's owner", || {
+        repository(context)
+    });
+    look(&mut findings, "state directory", "set [state] dir to a directory that this user may write to", || state(context));
+    match connect(context) {
+        Ok(session) => {
+            look(&mut findings, "server", "connect to the primary that runs on [cluster] pgdata", || {
+                server(context, &session)
+            });
+            look(&mut findings, "settings", "connect as a superuser or a member of pg_monitor", || settings(&session));
+            look(&mut findings, "archiver", "connect as a superuser or a member of pg_monitor", || archiver(&session));
+            look(&mut findings, "files outside", "connect as a superuser or a member of pg_monitor", || {
+                files_outside(context, &session)
+            });
+        }
+        Err(error) => findings.push(problem(
+            "server",
+            format!("{error:#}"),
+            "start PostgreSQL, or set [cluster] conninfo so that this user can connect",
+        )),
+    }
+    look(&mut findings, "backups", "see the message, then run `walkeep verify`", || backups(context));
+    findings
+}
+
+/// Adds what a look gives; one that fails is itself a problem.
+fn look(
+    findings: &mut Vec<Finding>,
+    subject: &'static str,
+    remedy: &str,
+    look: impl FnOnce() -> Result<Vec<Finding>>,
+) {
+    match look() {
+        Ok(found) => findings.extend(found),
+        Err(error) => findings.push(problem(subject, format!("{error:#}"), remedy)),
+    }
+}
+
+fn repository(context: &Context) -> Result<Vec<Finding>> {
+    let repository = &context.repository;
+    repository.config().check_writable()?;
+    // An object in the making is written and dropped: it proves the right to write and leaves nothing.
+    repository.storage().writer()?.write(b"walkeep check")?;
+    let identity = context.identity()?;
+    let text = format!(
+        "'{}' can be written to; cluster '{}' is system identifier {} of PostgreSQL {}",
+        repository.location(),
+        context.config.cluster_name(),
+        identity.system_identifier,
+        identity.major
+    );
+    Ok(vec![ok("repository", text)])
+}
+
+fn state(context: &Context) -> Result<Vec<Finding>> {
+    let directory = index_directory(context);
+    std::fs::create_dir_all(&directory)?;
+    let probe = directory.join(".check");
+    std::fs::write(&probe, b"")?;
+    std::fs::remove_file(&probe)?;
+    Ok(vec![ok("state directory", format!("'{}' can be written to", directory.display()))])
+}
+
+fn server(context: &Context, session: &Session) -> Result<Vec<Finding>> {
+    let source = LocalSource::check(session, context.config.pgdata()?, &context.identity()?)?;
+    let mut findings = vec![ok("server", format!("'{}' is a primary of PostgreSQL {}", source.pgdata.display(), source.major))];
+    if !source.control.data_checksums() {
+        findings.push(warning(
+            "page checksums",
+            "the cluster has none: damaged pages are backed up unnoticed",
+            "enable them with pg_checksums while the server is stopped",
+        ));
+    }
+    Ok(findings)
+}
+
+fn settings(session: &Session) -> Result<Vec<Finding>> {
+    let value = |name: &str| session.value(&format!("SELECT coalesce(current_setting('{name}', true), '')"));
+    let mut findings = Vec::new();
+    let wal_level = value("wal_level")?;
+    findings.push(match wal_level.as_str() {
+        "minimal" => problem("wal_level", "minimal: WAL cannot be replayed", "set wal_level = replica and restart"),
+        _ => ok("wal_level", wal_level),
+    });
+    let mode = value("archive_mode")?;
+    findings.push(match mode.as_str() {
+        "off" => problem("archive_mode", "off: no WAL is archived", "set archive_mode = on and restart"),
+        _ => ok("archive_mode", mode),
+    });
+    let (command, library) = (value("archive_command")?, value("archive_library")?);
+    findings.push(if !library.is_empty() {
+        problem("archive_library", format!("'{library}' archives instead of archive_command"), "set archive_library = ''")
+    } else if command.contains("walkeep") && command.contains("archive-push") {
+        ok("archive_command", command)
+    } else {
+        let text = format!("'{command}' does not call walkeep archive-push");
+        problem("archive_command", text, "run `walkeep init` again: it prints the command; then reload")
+    });
+    for name in ["fsync", "full_page_writes"] {
+        if value(name)? == "off" {
+            let text = "off: a crash can damage the cluster, and the backup copies the damage";
+            findings.push(warning(name, text, format!("set {name} = on")));
+        }
+    }
+    Ok(findings)
+}
+
+fn archiver(session: &Session) -> Result<Vec<Finding>> {
+    let row = session.row(
+        "SELECT coalesce(last_archived_wal, ''), coalesce(last_failed_wal, ''), \
+         coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false), \
+         (SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready') FROM pg_stat_archiver",
+    )?;
+    let [archived, failed, failing, ready] = row.as_slice() else { anyhow::bail!("{} columns, expected 4", row.len()) };
+    let mut findings = vec![if failing == "t" {
+        let remedy = "read the server's log: the error of archive_command stands there";
+        problem("archiver", format!("archiving {failed} fails"), remedy)
+    } else if archived.is_empty() {
+        ok("archiver", "nothing was archived yet")
+    } else {
+        ok("archiver", format!("last archived {archived}"))
+    }];
+    if ready.parse().unwrap_or(0) > 16 {
+        let remedy = "look at the archiver's speed and the repository's free space";
+        findings.push(warning("archive backlog", format!("{ready} segments wait to be archived"), remedy));
+    }
+    Ok(findings)
+}
+
+/// Configuration that a restored data directory would miss.
+fn files_outside(context: &Context, session: &Session) -> Result<Vec<Finding>> {
+    let pgdata = context.config.pgdata()?.canonicalize()?;
+    let mut findings = Vec::new();
+    for name in ["config_file", "hba_file", "ident_file"] {
+        let path = session.value(&format!("SELECT current_setting('{name}')"))?;
+        if !std::path::Path::new(&path).starts_with(&pgdata) {
+            let remedy = "keep it with your configuration management: a restore does not bring it back";
+            findings.push(warning(name, format!("'{path}' lies outside the data directory and is not backed up"), remedy));
+        }
+    }
+    Ok(findings)
+}
+
+fn backups(context: &Context) -> Result<Vec<Finding>> {
+    let (mut findings, mut newest) = (Vec::new(), None);
+    for backup in context.repository.backups(&context.layout)? {
+        match backup.manifest {
+            Ok(manifest) => newest = Some(manifest),
+            Err(error) => {
+                let text = format!("'{}' cannot be read: {error}", backup.id);
+                findings.push(problem("backup", text, "run `walkeep verify`, and take a new backup"));
+            }
+        }
+    }
+    let Some(newest) = newest else {
+        findings.push(problem("backups", "there is none: nothing can be restored", "run `walkeep backup`"));
+        return Ok(findings);
+    };
+    let hours = Timestamp::now().duration_since(newest.stopped).as_hours();
+    let text = format!("the newest is {}, {hours} hours old", newest.id);
+    findings.push(if hours < 24 * 7 { ok("backups", text) } else { warning("backups", text, "run `walkeep backup`") });
+
+    let archive = context.archive();
+    let size = newest.wal_segment_size;
+    let inventory = archive.inventory(size)?;
+    let history = archive.history(newest.timeline)?;
+    let history = history.unwrap_or_else(|| TimelineHistory::without_ancestors(newest.timeline));
+    let first = size.segment_at(newest.start_lsn);
+    let last_known = inventory.segments.keys().filter(|s| s.timeline == newest.timeline).map(|s| s.number).max();
+    let gap = last_known.and_then(|last| inventory.first_missing(&history, first, last, size));
+    findings.push(match gap {
+        Some(segment) => problem(
+            "WAL",
+            format!("segment {} after the newest backup is missing", segment.file_name(size)),
+            "take a new backup: nothing can be restored from this one beyond the gap",
+        ),
+        None => ok("WAL", format!("without a gap from the newest backup on, {} segments in all", inventory.segments.len())),
+    });
+    if let Some(conflict) = inventory.conflicts.first() {
+        let text = format!("{} segments were pushed with a second content, as '{conflict}'", inventory.conflicts.len());
+        findings.push(problem("WAL conflict", text, "find the second server that writes the same timeline and stop it"));
+    }
+    Ok(findings)
+}

@@ -1,0 +1,63 @@
+//! The earlier backup that a new one compares with.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use anyhow::Result;
+use walkeep_chunkstore::node::{FileEntry, NodeRef, NodeStore};
+use walkeep_chunkstore::repository::{BackupManifest, ClusterIdentity};
+
+use crate::context::Context;
+
+/// The newest readable backup of the same cluster. Fingerprints decide what is stored, so any is right; the newest is
+/// cheapest. One that cannot be read is passed over: the new backup stores what it must.
+pub fn choose(context: &Context, identity: &ClusterIdentity) -> Result<Option<BackupManifest>> {
+    let suits = |manifest: &BackupManifest| {
+        manifest.system_identifier == identity.system_identifier
+            && manifest.major == identity.major
+            && manifest.page_size == identity.page_size
+            && manifest.pages_per_segment == identity.pages_per_segment
+    };
+    let listed = context.repository.backups(&context.layout)?;
+    Ok(listed.into_iter().rev().find_map(|backup| match backup.manifest {
+        Ok(manifest) if suits(&manifest) => Some(manifest),
+        Ok(_) => None,
+        Err(error) => {
+            tracing::warn!("backup '{}' cannot be compared with: {error}", backup.id);
+            None
+        }
+    }))
+}
+
+/// Walks a parent's file lists beside the sorted files of the new backup, one list in memory at a time.
+pub struct ParentFiles {
+    nodes: Arc<NodeStore>,
+    lists: VecDeque<NodeRef>,
+    entries: VecDeque<FileEntry>,
+}
+
+impl ParentFiles {
+    /// The files of `parent`; none without one.
+    pub fn new(nodes: Arc<NodeStore>, parent: Option<&BackupManifest>) -> Self {
+        let lists = parent.map(|parent| parent.file_lists.iter().copied().collect()).unwrap_or_default();
+        Self { nodes, lists, entries: VecDeque::new() }
+    }
+
+    /// The parent's entry of this path. Paths must be asked for in ascending order.
+    pub fn find(&mut self, path: &[u8]) -> Option<FileEntry> {
+        loop {
+            while let Some(entry) = self.entries.front() {
+                match entry.path.as_slice().cmp(path) {
+                    std::cmp::Ordering::Less => drop(self.entries.pop_front()),
+                    std::cmp::Ordering::Equal => return self.entries.pop_front(),
+                    std::cmp::Ordering::Greater => return None,
+                }
+            }
+            let list = self.lists.pop_front()?;
+            match self.nodes.file_list(&list) {
+                Ok(list) => self.entries.extend(list.entries),
+                Err(error) => tracing::warn!("a file list of the parent is passed over: {error}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! A backup without its WAL cannot be restored: archiving is proven before the copy, the WAL itself before the commit.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use walkeep_chunkstore::wal::WalArchive;
+use walkeep_proto::segment::{SegmentNumber, WalFileName, WalSegment, WalSegmentSize};
+use walkeep_proto::timeline::{TimelineHistory, TimelineId};
+
+use super::session::StoppedBackup;
+use crate::postgres::Session;
+
+/// How often the repository is asked for a segment that is on its way.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A segment did not arrive: the archive is broken.
+#[derive(Debug, thiserror::Error)]
+#[error("WAL segment {segment} was not archived within {} s{detail}", waited.as_secs())]
+pub struct NotArchived {
+    /// File name of the segment.
+    pub segment: String,
+    /// How long it was waited for.
+    pub waited: Duration,
+    /// What the archiver itself reports.
+    pub detail: String,
+}
+
+/// Fills and closes the current segment. Its arrival will prove that archiving works.
+pub fn switch_segment(session: &Session, size: WalSegmentSize) -> Result<WalFileName> {
+    // A segment without a record is not switched; the restore point is one.
+    session.execute("SELECT pg_create_restore_point('walkeep archive check')")?;
+    let row = session.row("SELECT pg_switch_wal(), (SELECT timeline_id FROM pg_control_checkpoint())")?;
+    let switched = row[0].parse().context("unable to understand pg_switch_wal")?;
+    let timeline: TimelineId = row[1].parse().context("unable to understand pg_control_checkpoint")?;
+    file_name(WalSegment { timeline, number: size.segment_before(switched) }, size)
+}
+
+fn file_name(segment: WalSegment, size: WalSegmentSize) -> Result<WalFileName> {
+    segment.file_name(size).parse().context("unable to name a segment")
+}
+
+/// Waits until the switched segment is in the repository.
+pub fn wait_for_probe(archive: &WalArchive, session: &Session, probe: WalFileName, limit: Duration) -> Result<()> {
+    wait_for(archive, session, &probe, Instant::now(), limit).context("unable to start copying, archiving does not work")
+}
+
+/// Waits until every segment that recovery needs to become consistent is in the repository.
+pub fn wait_for_range(
+    archive: &WalArchive,
+    session: &Session,
+    backup: &StoppedBackup,
+    size: WalSegmentSize,
+    limit: Duration,
+) -> Result<()> {
+    let started = Instant::now();
+    let last = size.segment_before(backup.stop_lsn);
+    let mut number: SegmentNumber = size.segment_at(backup.start_lsn);
+    while number <= last {
+        let file = file_name(WalSegment { timeline: backup.timeline, number }, size)?;
+        wait_for(archive, session, &file, started, limit).context("unable to commit the backup, its WAL is missing")?;
+        number = number.next();
+    }
+    Ok(())
+}
+
+fn wait_for(
+    archive: &WalArchive,
+    session: &Session,
+    file: &WalFileName,
+    started: Instant,
+    limit: Duration,
+) -> Result<()> {
+    while !archive.contains(file)? {
+        let waited = started.elapsed();
+        if waited >= limit {
+            let detail = archiver_report(session).unwrap_or_default();
+            return Err(NotArchived { segment: file.to_string(), waited, detail }.into());
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+/// What `pg_stat_archiver` says about the last failure, if there was one after the last success.
+fn archiver_report(session: &Session) -> Result<String> {
+    let row = session.row(
+        "SELECT current_setting('archive_mode'), coalesce(last_failed_wal, ''), \
+         coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false) FROM pg_stat_archiver",
+    )?;
+    Ok(match row.as_slice() {
+        [mode, ..] if mode == "off" => ": archive_mode is off".to_owned(),
+        [_, wal, failing] if failing == "t" => format!(": archive_command fails, last for {wal}; see the server's log"),
+        _ => String::new(),
+    })
+}
+
+/// Makes sure that the repository can follow the backup's timeline back to its origin.
+pub fn store_histories(archive: &WalArchive, pgdata: &Path, timeline: TimelineId, level: i32) -> Result<()> {
+    if timeline == TimelineId::FIRST {
+        return Ok(());
+    }
+    let newest = store_history(archive, pgdata, timeline, level)?;
+    for switch in newest.switches().iter().filter(|switch| switch.parent != TimelineId::FIRST) {
+        store_history(archive, pgdata, switch.parent, level)?;
+    }
+    Ok(())
+}
+
+/// Stores one history file unless the repository has it.
+fn store_history(archive: &WalArchive, pgdata: &Path, timeline: TimelineId, level: i32) -> Result<TimelineHistory> {
+    if let Some(history) = archive.history(timeline)? {
+        return Ok(history);
+    }
+    let file = WalFileName::History(timeline);
+    let path = pgdata.join("pg_wal").join(file.to_string());
+    let text = std::fs::read(&path).with_context(|| format!("unable to read '{}'", path.display()))?;
+    let history = TimelineHistory::parse(timeline, &text)?;
+    archive.push(&file, &text, None, level)?;
+    Ok(history)
+}

@@ -1,0 +1,207 @@
+//! `walkeep init`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use walkeep_chunkstore::console::{Exit, print, print_json};
+use walkeep_chunkstore::repository::layout::ClusterLayout;
+use walkeep_chunkstore::repository::Repository;
+use walkeep_chunkstore::storage::LocalStorage;
+
+use crate::backup::{identity_of, read_control_file};
+use crate::cli::{Cli, InitArgs};
+use crate::config::{self, Config, DEFAULT_PATH};
+use crate::postgres::{Session, conninfo_for};
+
+/// A setting that PostgreSQL needs.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+struct Setting {
+    name: &'static str,
+    value: String,
+    /// What the server has now; absent when it could not be asked.
+    current: Option<String>,
+    needs_restart: bool,
+}
+
+/// Creates the repository, registers the cluster, writes the configuration, and says what PostgreSQL needs.
+pub fn run(cli: &Cli, args: &InitArgs) -> Result<Exit> {
+    let pgdata = args.pgdata.canonicalize().with_context(|| format!("unable to open '{}'", args.pgdata.display()))?;
+    let control = read_control_file(&pgdata)?;
+    let now = Timestamp::now();
+    let path = config::local_path(&args.repo)?;
+    let name = args.cluster.as_deref().unwrap_or("main");
+    let layout = ClusterLayout::new(name)?;
+    let (repository, created) = Repository::init(Arc::new(LocalStorage::create(&path)?), now)?;
+    repository.register(&layout, name, &identity_of(&control, now))?;
+    let file = cli.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
+    let written = write_config(&file, args, &pgdata, &path)?;
+
+    let session = open_session(args, &pgdata);
+    let mut settings = needed(&archive_command(cli.config.as_deref())?);
+    if let Ok(session) = &session {
+        look_up(session, &mut settings)?;
+    }
+    let applied = if args.apply { apply(session.as_ref().map_err(|e| anyhow::anyhow!("{e:#}"))?, &settings)? } else { false };
+    let restart = settings.iter().any(|setting| setting.needs_restart && !is_set(setting));
+    if cli.json {
+        print_json(&serde_json::json!({
+            "repository": path, "repository_id": repository.id(), "created": created, "cluster": name,
+            "system_identifier": control.system_identifier, "config": file, "config_written": written,
+            "settings": settings, "applied": applied, "restart_needed": restart,
+        }));
+    } else if !cli.quiet {
+        let verb = if created { "created" } else { "found" };
+        print(&format!("{verb} repository '{}' ({})\n", path.display(), repository.id()));
+        print(&format!("registered cluster '{name}': system identifier {}\n", control.system_identifier));
+        let verb = if written { "wrote" } else { "kept" };
+        print(&format!("{verb} configuration '{}'\n", file.display()));
+        print(&advice(&settings, applied, restart, session.is_ok()));
+    }
+    Ok(Exit::Ok)
+}
+
+/// Writes the configuration unless it is there with the same meaning. One that means something else is not touched.
+fn write_config(file: &Path, args: &InitArgs, pgdata: &Path, repository: &Path) -> Result<bool> {
+    let mut config = Config::default();
+    if file.exists() {
+        let present = Config::load(Some(file))?;
+        let same = present.cluster_name() == args.cluster.as_deref().unwrap_or("main")
+            && present.cluster.pgdata.as_deref() == Some(pgdata)
+            && present.repository_path().is_ok_and(|path| path == repository);
+        if same {
+            return Ok(false);
+        }
+        let problem = "it configures another cluster or repository; name another file with --config, or edit it".to_owned();
+        let object = format!("configuration '{}'", file.display());
+        return Err(walkeep_chunkstore::Error::Conflict { object, problem }.into());
+    }
+    config.cluster.name.clone_from(&args.cluster);
+    config.cluster.pgdata = Some(pgdata.to_owned());
+    config.cluster.conninfo.clone_from(&args.conninfo);
+    config.repository.path = Some(repository.to_owned());
+    if let Some(directory) = std::env::var_os("WALKEEP_STATE_DIR") {
+        config.state.dir = directory.into();
+    }
+    let text = toml::to_string(&config).context("unable to write the configuration")?;
+    if let Some(directory) = file.parent() {
+        std::fs::create_dir_all(directory).with_context(|| format!("unable to create '{}'", directory.display()))?;
+    }
+    std::fs::write(file, text).with_context(|| format!("unable to write '{}'", file.display()))?;
+    Ok(true)
+}
+
+fn open_session(args: &InitArgs, pgdata: &Path) -> Result<Session> {
+    let conninfo = args.conninfo.clone().map_or_else(|| conninfo_for(pgdata), Ok)?;
+    Session::connect(&conninfo)
+}
+
+/// What to put into `archive_command`: the plain form where the shell finds this program and its configuration.
+fn archive_command(config: Option<&Path>) -> Result<String> {
+    let program = std::env::current_exe().context("unable to find this program's own path")?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let in_path = std::env::split_paths(&path)
+        .find_map(|directory| directory.join("walkeep").canonicalize().ok())
+        .is_some_and(|found| Some(found) == program.canonicalize().ok());
+    let program = if in_path { "walkeep".to_owned() } else { shell_quote(&program.display().to_string()) };
+    let config = match config {
+        Some(path) if path != Path::new(DEFAULT_PATH) => {
+            let path = std::path::absolute(path).context("unable to make the configuration's path absolute")?;
+            format!(" --config {}", shell_quote(&path.display().to_string()))
+        }
+        _ => String::new(),
+    };
+    Ok(format!("{program}{config} archive-push %p"))
+}
+
+/// A word for `sh`; `%` is doubled because PostgreSQL replaces it.
+fn shell_quote(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+%".contains(c);
+    let text = text.replace('%', "%%");
+    if text.chars().all(plain) {
+        return text;
+    }
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        if matches!(c, '"' | '\\' | '$' | '`') {
+            quoted.push('\\');
+        }
+        quoted.push(c);
+    }
+    quoted.push('"');
+    quoted
+}
+
+fn needed(archive_command: &str) -> Vec<Setting> {
+    let setting = |name, value: &str, needs_restart| Setting { name, value: value.to_owned(), current: None, needs_restart };
+    vec![
+        setting("wal_level", "replica", true),
+        setting("archive_mode", "on", true),
+        setting("archive_command", archive_command, false),
+    ]
+}
+
+fn look_up(session: &Session, settings: &mut [Setting]) -> Result<()> {
+    for setting in settings {
+        setting.current = Some(session.value(&format!("SELECT current_setting('{}')", setting.name))?);
+    }
+    Ok(())
+}
+
+/// Whether the server's value serves as well as the wanted one.
+fn is_set(setting: &Setting) -> bool {
+    match (setting.name, setting.current.as_deref()) {
+        ("wal_level", Some(current)) => current == "replica" || current == "logical",
+        ("archive_mode", Some(current)) => current == "on" || current == "always",
+        (_, Some(current)) => current == setting.value,
+        (_, None) => false,
+    }
+}
+
+/// Sets what is not set yet. Says whether anything was.
+fn apply(session: &Session, settings: &[Setting]) -> Result<bool> {
+    let wanted: Vec<&Setting> = settings.iter().filter(|setting| !is_set(setting)).collect();
+    for setting in &wanted {
+        session
+            .execute(&format!("ALTER SYSTEM SET {} = '{}'", setting.name, setting.value.replace('\'', "''")))
+            .with_context(|| format!("unable to set {}", setting.name))?;
+    }
+    session.execute("SELECT pg_reload_conf()")?;
+    Ok(!wanted.is_empty())
+}
+
+fn advice(settings: &[Setting], applied: bool, restart: bool, asked: bool) -> String {
+    let missing: Vec<&Setting> = settings.iter().filter(|setting| !is_set(setting)).collect();
+    let mut text = String::new();
+    if missing.is_empty() {
+        text.push_str("PostgreSQL is configured for archiving\n");
+    } else if applied {
+        text.push_str("set with ALTER SYSTEM:\n");
+    } else {
+        text.push_str("add to postgresql.conf (or run this again with --apply):\n");
+    }
+    for setting in missing {
+        text.push_str(&format!("  {} = '{}'\n", setting.name, setting.value.replace('\'', "''")));
+    }
+    if restart {
+        text.push_str("then restart PostgreSQL\n");
+    }
+    if !asked {
+        text.push_str("the server could not be asked for its present settings\n");
+    }
+    text.push_str("next: `walkeep check`, then `walkeep backup`\n");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_for_the_shell_keep_their_meaning() {
+        assert_eq!(shell_quote("/usr/bin/walkeep"), "/usr/bin/walkeep");
+        assert_eq!(shell_quote("/a b/100%"), "\"/a b/100%%\"");
+        assert_eq!(shell_quote("/a$b"), "\"/a\\$b\"");
+    }
+}

@@ -1,0 +1,85 @@
+//! One file per verb.
+
+mod archive_push;
+mod backup;
+mod check;
+mod init;
+mod list;
+mod show;
+mod verify;
+mod windows;
+
+use anyhow::Result;
+use walkeep_chunkstore::console::{self, Exit};
+
+use crate::backup::NotArchived;
+use crate::cli::{Cli, Command};
+use crate::config::ConfigError;
+use crate::postgres::SqlError;
+
+/// Runs what was asked for.
+pub fn run(cli: &Cli) -> Result<Exit> {
+    match &cli.command {
+        Command::Init(args) => init::run(cli, args),
+        Command::ArchivePush { path } => archive_push::run(cli, path),
+        Command::Backup(args) => backup::run(cli, args),
+        Command::List => list::run(cli),
+        Command::Show { id } => show::run(cli, id),
+        Command::Windows => windows::run(cli),
+        Command::Check => check::run(cli),
+        Command::Verify(args) => verify::run(cli, args),
+    }
+}
+
+/// The exit code for an error.
+pub fn exit_of(error: &anyhow::Error) -> Exit {
+    if error.chain().any(|cause| cause.is::<ConfigError>()) {
+        return Exit::Configuration;
+    }
+    console::exit_of(error.as_ref())
+}
+
+/// What the operator can do about an error.
+pub fn hints(cli: &Cli, error: &anyhow::Error) -> Vec<String> {
+    let mut hints = Vec::new();
+    for cause in error.chain() {
+        if let Some(sql) = cause.downcast_ref::<SqlError>() {
+            hints.extend(sql_hint(sql).map(str::to_owned));
+        }
+        if cause.is::<NotArchived>() {
+            hints.push("run `walkeep check` to see whether archive_mode and archive_command are right".to_owned());
+        }
+        if let Some(error) = cause.downcast_ref::<walkeep_chunkstore::Error>() {
+            hints.extend(repository_hint(cli, error));
+        }
+    }
+    hints
+}
+
+fn sql_hint(error: &SqlError) -> Option<&'static str> {
+    match error.code.as_deref() {
+        Some("42501") => Some(
+            "connect as a superuser, or GRANT EXECUTE on the backup functions, pg_create_restore_point(text) and \
+             pg_switch_wal(), and the role pg_monitor, to the user",
+        ),
+        Some("28000" | "28P01") => Some("check the user and password in [cluster] conninfo, and pg_hba.conf"),
+        None => Some("check that the server runs and that [cluster] conninfo leads to it"),
+        Some(_) => None,
+    }
+}
+
+fn repository_hint(cli: &Cli, error: &walkeep_chunkstore::Error) -> Option<String> {
+    use walkeep_chunkstore::Error;
+    use walkeep_chunkstore::ErrorKind;
+    match error.kind() {
+        ErrorKind::NotFound if matches!(error, Error::NotFound { object } if object.contains("repository")) => {
+            Some("run `walkeep init` to create it, or check [repository] in the configuration".to_owned())
+        }
+        ErrorKind::Full => Some("free space where the repository is; nothing that was acknowledged is affected".to_owned()),
+        ErrorKind::Unreachable => Some("check that the repository is there and that this user may write to it".to_owned()),
+        ErrorKind::Damaged if !matches!(cli.command, Command::Verify(_)) => {
+            Some("run `walkeep verify` to see what is affected".to_owned())
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,132 @@
+//! The WAL archive: every file decodes, every segment says what its name says, and backups have theirs without a gap.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use walkeep_proto::segment::{WalFileName, WalSegment, WalSegmentSize};
+use walkeep_proto::timeline::TimelineHistory;
+
+use super::{Findings, VerifyOptions, in_sample};
+use crate::error::{Error, Result};
+use crate::repository::layout::ClusterLayout;
+use crate::repository::{BackupManifest, Repository};
+use crate::wal::{WalArchive, WalInventory};
+
+/// Checks the archive of a cluster, or what one backup needs of it.
+pub(super) fn check(
+    repository: &Arc<Repository>,
+    layout: &ClusterLayout,
+    options: &VerifyOptions,
+    findings: &Findings<'_>,
+) -> Result<()> {
+    let Some(identity) = repository.identities(layout)?.pop() else { return Ok(()) };
+    let size = identity.wal_segment_size;
+    let archive = WalArchive::new(Arc::clone(repository), layout.clone());
+    let inventory = archive.inventory(size)?;
+    for key in &inventory.unknown {
+        findings.report.lock().notes.push(format!("'{key}' is none of this version's objects"));
+    }
+    for key in &inventory.conflicts {
+        findings.report.lock().notes.push(format!("'{key}' is a refused second content of a WAL file"));
+    }
+    for (segment, stored) in inventory.segments.iter().filter(|(_, stored)| !stored.rivals.is_empty()) {
+        let name = segment.file_name(size);
+        findings.damage(format_args!("WAL segment {name}"), format_args!("two contents, '{}' among them", stored.key));
+    }
+    for timeline in &inventory.histories {
+        if let Err(error) = archive.history(*timeline) {
+            findings.take(WalFileName::History(*timeline), error)?;
+        }
+    }
+    let mut wanted: Vec<WalSegment> = inventory.segments.keys().copied().collect();
+    let mut needed = Vec::new();
+    for backup in repository.backups(layout)? {
+        let Ok(manifest) = backup.manifest else { continue };
+        if options.backup.as_ref().is_some_and(|id| *id != manifest.id) {
+            continue;
+        }
+        check_range(&archive, &inventory, &manifest, size, findings)?;
+        let (first, last) = (size.segment_at(manifest.start_lsn), size.segment_before(manifest.stop_lsn));
+        needed.extend(wanted.iter().filter(|s| s.timeline == manifest.timeline && (first..=last).contains(&s.number)));
+    }
+    if options.backup.is_some() {
+        wanted = needed;
+    }
+    check_segments(&archive, &wanted, size, options, findings)
+}
+
+/// The segments from a backup's start to its stop must be there; further on a gap ends what can be restored.
+fn check_range(
+    archive: &WalArchive,
+    inventory: &WalInventory,
+    manifest: &BackupManifest,
+    size: WalSegmentSize,
+    findings: &Findings<'_>,
+) -> Result<()> {
+    let object = format!("backup {}", manifest.id);
+    let history = match archive.history(manifest.timeline) {
+        Ok(Some(history)) => history,
+        Ok(None) => {
+            let file = WalFileName::History(manifest.timeline);
+            findings.damage(&object, format_args!("history file {file} is missing"));
+            TimelineHistory::without_ancestors(manifest.timeline)
+        }
+        // Reported where histories are checked.
+        Err(_) => TimelineHistory::without_ancestors(manifest.timeline),
+    };
+    let (first, last) = (size.segment_at(manifest.start_lsn), size.segment_before(manifest.stop_lsn));
+    if let Some(missing) = inventory.first_missing(&history, first, last, size) {
+        findings.damage(&object, format_args!("its WAL segment {} is missing", missing.file_name(size)));
+        return Ok(());
+    }
+    let newest = inventory.segments.keys().filter(|s| s.timeline == manifest.timeline).map(|s| s.number).max();
+    if let Some(gap) = newest.and_then(|newest| inventory.first_missing(&history, last, newest, size)) {
+        let text = format!("after backup {} WAL segment {} is missing", manifest.id, gap.file_name(size));
+        findings.report.lock().notes.push(text);
+    }
+    Ok(())
+}
+
+fn check_segments(
+    archive: &WalArchive,
+    segments: &[WalSegment],
+    size: WalSegmentSize,
+    options: &VerifyOptions,
+    findings: &Findings<'_>,
+) -> Result<()> {
+    findings.report.lock().segments = segments.len() as u64;
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<()> {
+        while let Some(segment) = segments.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = check_segment(archive, *segment, size, options, findings) {
+                findings.take(format_args!("WAL segment {}", segment.file_name(size)), error)?;
+            }
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..options.jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        let died = || Err(Error::Invalid("a verify thread died".to_owned()));
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| died()))
+    })
+}
+
+fn check_segment(
+    archive: &WalArchive,
+    segment: WalSegment,
+    size: WalSegmentSize,
+    options: &VerifyOptions,
+    findings: &Findings<'_>,
+) -> Result<()> {
+    let name = segment.file_name(size);
+    archive.summary(segment, size)?;
+    if in_sample(name.as_bytes(), options.sample) {
+        let file: WalFileName = name.parse().map_err(|e| Error::Invalid(format!("{e}")))?;
+        let bytes = archive.fetch(&file)?.ok_or_else(|| Error::not_found(format_args!("WAL segment {name}")))?;
+        findings.read(bytes.len() as u64);
+        if bytes.len() != size.bytes() as usize {
+            findings.damage(format_args!("WAL segment {name}"), format_args!("{} bytes of {}", bytes.len(), size.bytes()));
+        }
+    }
+    Ok(())
+}
