@@ -107,7 +107,9 @@ impl Config {
             Err(e) => return Err(ConfigError(format!("unable to read '{}': {e}", file.display())).into()),
         }
         let environment = Env::prefixed("WALKEEP_")
-            .filter(|name| SECTIONS.iter().any(|section| name.as_str().to_lowercase().starts_with(&format!("{section}_"))))
+            .filter(|name| {
+                SECTIONS.iter().any(|section| name.as_str().to_lowercase().starts_with(&format!("{section}_")))
+            })
             .map(|name| name.as_str().replacen('_', ".", 1).into());
         let figment = figment.merge(environment);
         figment.extract().map_err(|error| ConfigError(explain(&error, file)).into())
@@ -198,7 +200,8 @@ mod tests {
 
     #[test]
     fn a_file_reads() {
-        let config = load("[cluster]\npgdata = '/data'\n[repository]\npath = '/repo'\n[compression]\nlevel = 3").unwrap();
+        let config =
+            load("[cluster]\npgdata = '/data'\n[repository]\npath = '/repo'\n[compression]\nlevel = 3").unwrap();
         assert_eq!(config.pgdata().unwrap(), Path::new("/data"));
         assert_eq!(config.repository_path().unwrap(), Path::new("/repo"));
         assert_eq!((config.compression.level, config.cluster_name()), (3, "main"));

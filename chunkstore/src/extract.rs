@@ -169,7 +169,10 @@ impl JobReader {
         let mut fetched = 0;
         for chunk in job.frames.iter().flat_map(|(_, wanted)| wanted) {
             let moved = repository.locate(chunk.id)?.ok_or_else(|| {
-                Error::damaged(layout::pack_name(job.pack), format_args!("{missing}, and no other pack holds its chunks"))
+                Error::damaged(
+                    layout::pack_name(job.pack),
+                    format_args!("{missing}, and no other pack holds its chunks"),
+                )
             })?;
             let key = layout::pack(moved.pack)?;
             let end = moved.frame.offset.saturating_add(u64::from(moved.frame.length));

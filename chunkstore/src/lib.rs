@@ -26,5 +26,4 @@ pub mod storage;
 pub mod verify;
 pub mod wal;
 
-
 pub use error::{Error, ErrorKind, Result};

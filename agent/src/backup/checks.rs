@@ -64,7 +64,9 @@ pub fn examine(context: &Context) -> Vec<Finding> {
     look(&mut findings, "repository", "see the message; check [repository] and its directory's owner", || {
         repository(context)
     });
-    look(&mut findings, "state directory", "set [state] dir to a directory that this user may write to", || state(context));
+    look(&mut findings, "state directory", "set [state] dir to a directory that this user may write to", || {
+        state(context)
+    });
     match connect(context) {
         Ok(session) => {
             look(&mut findings, "server", "connect to the primary that runs on [cluster] pgdata", || {
@@ -87,12 +89,7 @@ pub fn examine(context: &Context) -> Vec<Finding> {
 }
 
 /// Adds what a look gives; one that fails is itself a problem.
-fn look(
-    findings: &mut Vec<Finding>,
-    subject: &'static str,
-    remedy: &str,
-    look: impl FnOnce() -> Result<Vec<Finding>>,
-) {
+fn look(findings: &mut Vec<Finding>, subject: &'static str, remedy: &str, look: impl FnOnce() -> Result<Vec<Finding>>) {
     match look() {
         Ok(found) => findings.extend(found),
         Err(error) => findings.push(problem(subject, format!("{error:#}"), remedy)),
@@ -126,7 +123,8 @@ fn state(context: &Context) -> Result<Vec<Finding>> {
 
 fn server(context: &Context, session: &Session) -> Result<Vec<Finding>> {
     let source = LocalSource::check(session, context.config.pgdata()?, &context.identity()?)?;
-    let mut findings = vec![ok("server", format!("'{}' is a primary of PostgreSQL {}", source.pgdata.display(), source.major))];
+    let mut findings =
+        vec![ok("server", format!("'{}' is a primary of PostgreSQL {}", source.pgdata.display(), source.major))];
     if !source.control.data_checksums() {
         findings.push(warning(
             "page checksums",
@@ -152,7 +150,11 @@ fn settings(session: &Session) -> Result<Vec<Finding>> {
     });
     let (command, library) = (value("archive_command")?, value("archive_library")?);
     findings.push(if !library.is_empty() {
-        problem("archive_library", format!("'{library}' archives instead of archive_command"), "set archive_library = ''")
+        problem(
+            "archive_library",
+            format!("'{library}' archives instead of archive_command"),
+            "set archive_library = ''",
+        )
     } else if command.contains("walkeep") && command.contains("archive-push") {
         ok("archive_command", command)
     } else {
@@ -198,7 +200,11 @@ fn files_outside(context: &Context, session: &Session) -> Result<Vec<Finding>> {
         let path = session.value(&format!("SELECT current_setting('{name}')"))?;
         if !std::path::Path::new(&path).starts_with(&pgdata) {
             let remedy = "keep it with your configuration management: a restore does not bring it back";
-            findings.push(warning(name, format!("'{path}' lies outside the data directory and is not backed up"), remedy));
+            findings.push(warning(
+                name,
+                format!("'{path}' lies outside the data directory and is not backed up"),
+                remedy,
+            ));
         }
     }
     Ok(findings)
@@ -237,11 +243,17 @@ fn backups(context: &Context) -> Result<Vec<Finding>> {
             format!("segment {} after the newest backup is missing", segment.file_name(size)),
             "take a new backup: nothing can be restored from this one beyond the gap",
         ),
-        None => ok("WAL", format!("without a gap from the newest backup on, {} segments in all", inventory.segments.len())),
+        None => {
+            ok("WAL", format!("without a gap from the newest backup on, {} segments in all", inventory.segments.len()))
+        }
     });
     if let Some(conflict) = inventory.conflicts.first() {
         let text = format!("{} segments were pushed with a second content, as '{conflict}'", inventory.conflicts.len());
-        findings.push(problem("WAL conflict", text, "find the second server that writes the same timeline and stop it"));
+        findings.push(problem(
+            "WAL conflict",
+            text,
+            "find the second server that writes the same timeline and stop it",
+        ));
     }
     Ok(findings)
 }

@@ -113,8 +113,7 @@ pub fn run(
         workers: options.jobs,
     };
     let ingest = Ingest::start(Arc::clone(target.repository), target.index, ingest_options)?;
-    let shared =
-        Shared { options, nodes: target.nodes, read_bytes: AtomicU64::new(0), suspects: Mutex::default() };
+    let shared = Shared { options, nodes: target.nodes, read_bytes: AtomicU64::new(0), suspects: Mutex::default() };
     let mut parents = ParentFiles::new(Arc::clone(target.nodes), parent);
     let copied = std::thread::scope(|scope| {
         let (sender, receiver) = bounded::<Task>(options.jobs * 4);

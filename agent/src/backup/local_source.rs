@@ -146,9 +146,10 @@ fn check_same_server(pgdata: &Path, started: i64) -> Result<()> {
 /// A backup must start and stop in one session; a pooler may hand out another one in between.
 fn check_no_pooler(session: &Session) -> Result<()> {
     let pids = (0..3).map(|_| session.value("SELECT pg_backend_pid()")).collect::<Result<Vec<_>>>()?;
-    let pooled = session.rows("SHOW POOLS").is_ok();
-    if pooled || pids.iter().any(|pid| *pid != pids[0]) {
-        bail!("the connection goes through a pooler: a backup needs a session of its own, connect to the server directly");
+    if pids.iter().any(|pid| *pid != pids[0]) {
+        bail!(
+            "the connection goes through a pooler: a backup needs a session of its own, connect to the server directly"
+        );
     }
     Ok(())
 }
@@ -182,7 +183,8 @@ fn check_tablespaces(pgdata: &Path, tablespaces: &[Tablespace], major: MajorVers
     for tablespace in tablespaces {
         let Some(location) = &tablespace.location else { continue };
         let resolved = Path::new(location).canonicalize();
-        let resolved = resolved.with_context(|| format!("unable to open tablespace {} at '{location}'", tablespace.oid))?;
+        let resolved =
+            resolved.with_context(|| format!("unable to open tablespace {} at '{location}'", tablespace.oid))?;
         if resolved.starts_with(pgdata) {
             bail!("tablespace {} at '{location}' lies inside the data directory: move it out", tablespace.oid);
         }

@@ -21,13 +21,15 @@ use jiff::Timestamp;
 use walkeep_chunkstore::index::ChunkIndex;
 use walkeep_chunkstore::node::NodeStore;
 use walkeep_chunkstore::repository::{
-    BackupId, BackupKind, BackupManifest, BackupStatistics, BackupStatus, Holder, Lease, LeaseKind,
+    BackupId, BackupKind, BackupManifest, BackupStatistics, BackupStatus, ClusterIdentity, Holder, Lease, LeaseKind,
 };
 
 use crate::context::Context;
 use crate::postgres::{Session, conninfo_for};
-use copy::{CopyOptions, Copied};
+use copy::{Copied, CopyOptions};
 use local_source::LocalSource;
+use page_check::PageErrors;
+use session::StoppedBackup;
 
 pub use checks::{Finding, Severity, examine};
 pub use local_source::{identity_of, read_control_file};
@@ -79,54 +81,81 @@ pub fn take(context: &Context, options: &BackupOptions, on_progress: OnProgress<
         &mut copy::Watch { keeper: &mut keeper, on_progress },
     )?;
     let stopped = running.stop(&session)?;
-    let errors = copied.suspects.verdict(stopped.start_lsn, stopped.stop_lsn);
+    let errors = copied.suspects.clone().verdict(stopped.start_lsn, stopped.stop_lsn);
     wal_proof::store_histories(&archive, &pgdata, stopped.timeline, context.config.compression.level)?;
-    wal_proof::wait_for_range(&archive, &session, &stopped, identity.wal_segment_size, context.config.archive_timeout())?;
+    wal_proof::wait_for_range(
+        &archive,
+        &session,
+        &stopped,
+        identity.wal_segment_size,
+        context.config.archive_timeout(),
+    )?;
     keeper.renew()?;
 
-    let Copied { ingested, read_bytes, .. } = copied;
-    let statistics = BackupStatistics {
-        files: ingested.files,
-        logical_bytes: ingested.logical_bytes,
-        read_bytes,
-        new_bytes: ingested.new_bytes,
-        stored_bytes: ingested.stored_bytes,
-        node_bytes: ingested.node_bytes,
-        changed_pages: ingested.changed_pages,
-        pages: ingested.pages,
-    };
-    let manifest = BackupManifest {
-        id,
-        cluster: context.config.cluster_name().to_owned(),
-        system_identifier: identity.system_identifier,
-        major: identity.major,
-        server_version: source.server_version.clone(),
-        page_size: identity.page_size,
-        pages_per_segment: identity.pages_per_segment,
-        wal_segment_size: identity.wal_segment_size,
-        data_checksums: source.control.data_checksums(),
-        directory_mode: source.directory_mode,
-        kind: if parent.is_some() { BackupKind::Scan } else { BackupKind::FullRead },
-        parent: parent.map(|parent| parent.id),
-        status: if errors.total == 0 { BackupStatus::Ok } else { BackupStatus::PageErrors },
-        page_errors: errors.listed,
-        page_error_count: errors.total,
-        timeline: stopped.timeline,
-        start_lsn: stopped.start_lsn,
-        stop_lsn: stopped.stop_lsn,
-        started,
-        stopped: Timestamp::now(),
-        backup_label: stopped.backup_label,
-        tablespace_map: stopped.tablespace_map,
-        tablespaces: source.tablespaces.clone(),
-        file_lists: ingested.file_lists,
-        statistics,
-        notes: options.notes.clone(),
-        host: Holder::this_process().host,
-        tool_version: env!("CARGO_PKG_VERSION").to_owned(),
-    };
+    let taken =
+        Taken { id, started, identity, source, parent: parent.map(|parent| parent.id), copied, errors, stopped };
+    let manifest = taken.into_manifest(context.config.cluster_name(), options);
     context.repository.commit_backup(&context.layout, &manifest)?;
     Ok(manifest)
+}
+
+/// Everything that is known of a backup when it is about to be committed.
+struct Taken {
+    id: BackupId,
+    started: Timestamp,
+    identity: ClusterIdentity,
+    source: LocalSource,
+    parent: Option<BackupId>,
+    copied: Copied,
+    errors: PageErrors,
+    stopped: StoppedBackup,
+}
+
+impl Taken {
+    fn into_manifest(self, cluster: &str, options: &BackupOptions) -> BackupManifest {
+        let Self { id, started, identity, source, parent, copied, errors, stopped } = self;
+        let Copied { ingested, read_bytes, .. } = copied;
+        let statistics = BackupStatistics {
+            files: ingested.files,
+            logical_bytes: ingested.logical_bytes,
+            read_bytes,
+            new_bytes: ingested.new_bytes,
+            stored_bytes: ingested.stored_bytes,
+            node_bytes: ingested.node_bytes,
+            changed_pages: ingested.changed_pages,
+            pages: ingested.pages,
+        };
+        BackupManifest {
+            id,
+            cluster: cluster.to_owned(),
+            system_identifier: identity.system_identifier,
+            major: identity.major,
+            server_version: source.server_version,
+            page_size: identity.page_size,
+            pages_per_segment: identity.pages_per_segment,
+            wal_segment_size: identity.wal_segment_size,
+            data_checksums: source.control.data_checksums(),
+            directory_mode: source.directory_mode,
+            kind: if parent.is_some() { BackupKind::Scan } else { BackupKind::FullRead },
+            parent,
+            status: if errors.total == 0 { BackupStatus::Ok } else { BackupStatus::PageErrors },
+            page_errors: errors.listed,
+            page_error_count: errors.total,
+            timeline: stopped.timeline,
+            start_lsn: stopped.start_lsn,
+            stop_lsn: stopped.stop_lsn,
+            started,
+            stopped: Timestamp::now(),
+            backup_label: stopped.backup_label,
+            tablespace_map: stopped.tablespace_map,
+            tablespaces: source.tablespaces,
+            file_lists: ingested.file_lists,
+            statistics,
+            notes: options.notes.clone(),
+            host: Holder::this_process().host,
+            tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
 }
 
 /// Opens a session to the configured cluster.
@@ -161,7 +190,10 @@ impl<'a> LeaseKeeper<'a> {
 
     /// Called between pieces of work.
     pub(crate) fn check(&mut self) -> Result<()> {
-        anyhow::ensure!(!self.session.is_lost(), "the connection that started the backup is lost: PostgreSQL has ended it");
+        anyhow::ensure!(
+            !self.session.is_lost(),
+            "the connection that started the backup is lost: PostgreSQL has ended it"
+        );
         if self.renewed.elapsed() >= Self::INTERVAL { self.renew() } else { Ok(()) }
     }
 

@@ -104,7 +104,10 @@ fn visit(root: &Path, relative: &str, path: &Path, metadata: &fs::Metadata, plan
         // Links to tablespaces are the tablespace_map's business.
         if !relative.starts_with("pg_tblspc/") {
             let target = fs::read_link(path).with_context(|| format!("unable to read link '{}'", path.display()))?;
-            tracing::warn!("'{relative}' is a link to '{}': the link is backed up, not what it leads to", target.display());
+            tracing::warn!(
+                "'{relative}' is a link to '{}': the link is backed up, not what it leads to",
+                target.display()
+            );
             planned.push(entry(relative, PlannedKind::Symlink(target.as_os_str().as_bytes().to_vec()), metadata));
         }
         return Ok(());
@@ -135,13 +138,7 @@ fn kind_of(relative: &str) -> PlannedKind {
 
 fn entry(relative: &str, kind: PlannedKind, metadata: &fs::Metadata) -> Planned {
     let size = if metadata.is_file() { metadata.len() } else { 0 };
-    Planned {
-        path: relative.as_bytes().into(),
-        kind,
-        mode: metadata.mode() & 0o7777,
-        modified: metadata.mtime(),
-        size,
-    }
+    Planned { path: relative.as_bytes().into(), kind, mode: metadata.mode() & 0o7777, modified: metadata.mtime(), size }
 }
 
 /// A name that is no UTF-8 is none of PostgreSQL's: its file is copied as bytes, a directory of such a name is refused.

@@ -42,7 +42,8 @@ fn file_name(segment: WalSegment, size: WalSegmentSize) -> Result<WalFileName> {
 
 /// Waits until the switched segment is in the repository.
 pub fn wait_for_probe(archive: &WalArchive, session: &Session, probe: WalFileName, limit: Duration) -> Result<()> {
-    wait_for(archive, session, &probe, Instant::now(), limit).context("unable to start copying, archiving does not work")
+    wait_for(archive, session, &probe, Instant::now(), limit)
+        .context("unable to start copying, archiving does not work")
 }
 
 /// Waits until every segment that recovery needs to become consistent is in the repository.

@@ -20,7 +20,9 @@ pub fn run(cli: &Cli, path: &Path) -> Result<Exit> {
             Pushed::Stored(bytes) => (bytes, true),
             Pushed::AlreadyThere => (0, false),
         };
-        print_json(&serde_json::json!({ "file": path.file_name().and_then(|n| n.to_str()), "new": new, "stored_bytes": stored_bytes }));
+        print_json(
+            &serde_json::json!({ "file": path.file_name().and_then(|n| n.to_str()), "new": new, "stored_bytes": stored_bytes }),
+        );
     }
     Ok(Exit::Ok)
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use walkeep_chunkstore::console::{Exit, print, print_json};
-use walkeep_chunkstore::repository::layout::ClusterLayout;
 use walkeep_chunkstore::repository::Repository;
+use walkeep_chunkstore::repository::layout::ClusterLayout;
 use walkeep_chunkstore::storage::LocalStorage;
 
 use crate::backup::{identity_of, read_control_file};
@@ -43,7 +43,8 @@ pub fn run(cli: &Cli, args: &InitArgs) -> Result<Exit> {
     if let Ok(session) = &session {
         look_up(session, &mut settings)?;
     }
-    let applied = if args.apply { apply(session.as_ref().map_err(|e| anyhow::anyhow!("{e:#}"))?, &settings)? } else { false };
+    let applied =
+        if args.apply { apply(session.as_ref().map_err(|e| anyhow::anyhow!("{e:#}"))?, &settings)? } else { false };
     let restart = settings.iter().any(|setting| setting.needs_restart && !is_set(setting));
     if cli.json {
         print_json(&serde_json::json!({
@@ -73,7 +74,8 @@ fn write_config(file: &Path, args: &InitArgs, pgdata: &Path, repository: &Path) 
         if same {
             return Ok(false);
         }
-        let problem = "it configures another cluster or repository; name another file with --config, or edit it".to_owned();
+        let problem =
+            "it configures another cluster or repository; name another file with --config, or edit it".to_owned();
         let object = format!("configuration '{}'", file.display());
         return Err(walkeep_chunkstore::Error::Conflict { object, problem }.into());
     }
@@ -134,7 +136,8 @@ fn shell_quote(text: &str) -> String {
 }
 
 fn needed(archive_command: &str) -> Vec<Setting> {
-    let setting = |name, value: &str, needs_restart| Setting { name, value: value.to_owned(), current: None, needs_restart };
+    let setting =
+        |name, value: &str, needs_restart| Setting { name, value: value.to_owned(), current: None, needs_restart };
     vec![
         setting("wal_level", "replica", true),
         setting("archive_mode", "on", true),
@@ -154,7 +157,8 @@ fn is_set(setting: &Setting) -> bool {
     match (setting.name, setting.current.as_deref()) {
         ("wal_level", Some(current)) => current == "replica" || current == "logical",
         ("archive_mode", Some(current)) => current == "on" || current == "always",
-        (_, Some(current)) => current == setting.value,
+        // The configuration may also reach it through WALKEEP_CONFIG in the server's environment.
+        (_, Some(current)) => current.contains("walkeep") && current.contains("archive-push %p"),
         (_, None) => false,
     }
 }

@@ -16,7 +16,9 @@ pub fn run(cli: &Cli) -> Result<Exit> {
             .iter()
             .map(|backup| match &backup.manifest {
                 Ok(manifest) => serde_json::to_value(BackupView::of(manifest)),
-                Err(error) => Ok(serde_json::json!({ "id": backup.id, "status": "unreadable", "error": error.to_string() })),
+                Err(error) => {
+                    Ok(serde_json::json!({ "id": backup.id, "status": "unreadable", "error": error.to_string() }))
+                }
             })
             .collect::<Result<_, _>>()?;
         print_json(&serde_json::json!({ "cluster": context.config.cluster_name(), "backups": rows }));

@@ -75,8 +75,12 @@ fn repository_hint(cli: &Cli, error: &walkeep_chunkstore::Error) -> Option<Strin
         ErrorKind::NotFound if matches!(error, Error::NotFound { object } if object.contains("repository")) => {
             Some("run `walkeep init` to create it, or check [repository] in the configuration".to_owned())
         }
-        ErrorKind::Full => Some("free space where the repository is; nothing that was acknowledged is affected".to_owned()),
-        ErrorKind::Unreachable => Some("check that the repository is there and that this user may write to it".to_owned()),
+        ErrorKind::Full => {
+            Some("free space where the repository is; nothing that was acknowledged is affected".to_owned())
+        }
+        ErrorKind::Unreachable => {
+            Some("check that the repository is there and that this user may write to it".to_owned())
+        }
         ErrorKind::Damaged if !matches!(cli.command, Command::Verify(_)) => {
             Some("run `walkeep verify` to see what is affected".to_owned())
         }

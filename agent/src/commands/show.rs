@@ -69,7 +69,10 @@ fn text(manifest: &BackupManifest) -> String {
         ("size", Bytes(statistics.logical_bytes).to_string()),
         ("read", Bytes(statistics.read_bytes).to_string()),
         ("new", Bytes(statistics.new_bytes).to_string()),
-        ("stored", format!("{}, of it {} maps and lists", Bytes(statistics.stored_bytes), Bytes(statistics.node_bytes))),
+        (
+            "stored",
+            format!("{}, of it {} maps and lists", Bytes(statistics.stored_bytes), Bytes(statistics.node_bytes)),
+        ),
         ("pages", format!("{}, of them {} changed", statistics.pages, statistics.changed_pages)),
         ("page checksums", if manifest.data_checksums { "verified" } else { "the cluster has none" }.to_owned()),
         ("host", manifest.host.clone()),

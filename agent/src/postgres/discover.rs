@@ -32,9 +32,7 @@ impl Postmaster {
         let (pid, _directory, started, port) = (next(), next(), next(), next());
         let (socket_directory, listen_address) = (next(), next());
         match (pid.parse(), started.parse(), port.parse()) {
-            (Ok(pid), Ok(started), Ok(port)) => {
-                Ok(Some(Self { pid, started, port, socket_directory, listen_address }))
-            }
+            (Ok(pid), Ok(started), Ok(port)) => Ok(Some(Self { pid, started, port, socket_directory, listen_address })),
             _ => bail!("'{}' is not complete: the server is starting or has crashed", path.display()),
         }
     }

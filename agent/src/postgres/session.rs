@@ -107,7 +107,8 @@ impl Session {
     /// The rows of a query as text; NULL is `None`.
     pub fn rows(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
         let messages = self.runtime.block_on(self.client.simple_query(sql)).map_err(SqlError::from)?;
-        let texts = |row: &tokio_postgres::SimpleQueryRow| (0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect();
+        let texts =
+            |row: &tokio_postgres::SimpleQueryRow| (0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect();
         Ok(messages
             .iter()
             .filter_map(|message| match message {

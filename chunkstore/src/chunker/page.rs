@@ -59,7 +59,9 @@ impl PageChunker {
         }
         let [minimum, average, maximum] =
             [self.sizes.minimum - 1, self.sizes.average, self.sizes.maximum].map(|pages| pages as usize * TAIL);
-        self.gear.cut(&self.tails, minimum, average, maximum).div_ceil(TAIL)
+        // The page in which the cut falls is the chunk's last.
+        let cut = self.gear.cut(&self.tails, minimum, average, maximum);
+        (cut / TAIL + 1).min(self.tails.len() / TAIL)
     }
 }
 

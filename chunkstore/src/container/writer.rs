@@ -68,8 +68,7 @@ pub struct ContainerWriter {
 impl ContainerWriter {
     /// Starts an object of this kind.
     pub fn start(storage: &dyn Storage, kind: ContainerKind, repository: Ulid) -> Result<Self> {
-        let mut container =
-            Self { writer: storage.writer()?, hasher: blake3::Hasher::new(), length: 0, frames: 0 };
+        let mut container = Self { writer: storage.writer()?, hasher: blake3::Hasher::new(), length: 0, frames: 0 };
         container.write(&encode_header(kind, repository))?;
         Ok(container)
     }
@@ -93,11 +92,7 @@ impl ContainerWriter {
     }
 
     /// Appends the table and the trailer, then publishes the object under the key made of its hash. Durable on return.
-    pub fn finish(
-        mut self,
-        table: &EncodedFrame,
-        key: impl FnOnce(PackId) -> Result<ObjectKey>,
-    ) -> Result<Finished> {
+    pub fn finish(mut self, table: &EncodedFrame, key: impl FnOnce(PackId) -> Result<ObjectKey>) -> Result<Finished> {
         let table = self.append(table)?;
         let length = self.length + TRAILER as u64;
         self.write(&Trailer { table, frames: self.frames, length }.encode())?;

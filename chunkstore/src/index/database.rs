@@ -99,12 +99,8 @@ impl ChunkIndex {
                 open_database(path).map_err(|e| failed(path, e))?
             }
         };
-        let index = Self {
-            database,
-            path: path.to_owned(),
-            packs: RwLock::default(),
-            orphans: parking_lot::Mutex::default(),
-        };
+        let index =
+            Self { database, path: path.to_owned(), packs: RwLock::default(), orphans: parking_lot::Mutex::default() };
         index.load_packs()?;
         index.catch_up(repository, &mut report)?;
         Ok((index, report))

@@ -165,7 +165,8 @@ pub(crate) fn find_in_objects(repository: &Repository, id: ChunkId) -> Result<Op
     }
     for kind in [PackKind::Data, PackKind::Nodes] {
         for info in repository.storage().list(kind.prefix())? {
-            let Some(pack) = layout::pack_of(&info.key).filter(|pack| found.is_none() && !indexed.contains(pack)) else {
+            let Some(pack) = layout::pack_of(&info.key).filter(|pack| found.is_none() && !indexed.contains(pack))
+            else {
                 continue;
             };
             let table = read_pack_table(repository, kind, pack, info.size)?;

@@ -13,9 +13,7 @@ use crate::container::Compressor;
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, PackId};
 use crate::index::{FrameChunk, IndexedPack, PackKind, write_index_object};
-use crate::node::{
-    Body, ByteMap, EncodedNode, FileContent, FileEntry, FileList, FileListBuilder, Location, NodeRef,
-};
+use crate::node::{Body, ByteMap, EncodedNode, FileContent, FileEntry, FileList, FileListBuilder, Location, NodeRef};
 use crate::repository::{Repository, layout};
 
 /// Chunks after which an index object is written without waiting for the end.

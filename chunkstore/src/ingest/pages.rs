@@ -166,9 +166,11 @@ impl PageRegion {
     }
 
     fn is_unchanged(&self) -> bool {
-        self.map.base.as_ref().is_some_and(|base| {
-            base.map.pages() == self.map.pages && base.map.fingerprints() == self.map.fingerprints
-        }) && !self.fresh_chunks
+        self.map
+            .base
+            .as_ref()
+            .is_some_and(|base| base.map.pages() == self.map.pages && base.map.fingerprints() == self.map.fingerprints)
+            && !self.fresh_chunks
             && self.pending_pages.is_empty()
     }
 

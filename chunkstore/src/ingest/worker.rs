@@ -90,7 +90,13 @@ impl IngestWorker {
         ByteRegion { chunks: Vec::new(), pending: Vec::new(), length: 0 }
     }
 
-    pub(super) fn send_region(&self, place: (u64, u32), length: u64, crc32c: u32, content: RegionContent) -> Result<()> {
+    pub(super) fn send_region(
+        &self,
+        place: (u64, u32),
+        length: u64,
+        crc32c: u32,
+        content: RegionContent,
+    ) -> Result<()> {
         let (file, region) = place;
         let message = RegionMessage { file, region, length, crc32c, content };
         self.sender.send(Message::Region(message)).map_err(|_| stopped())

@@ -117,7 +117,8 @@ impl FileList {
                     if regions.len() as u64 != length.div_ceil(super::REGION) {
                         return Err(format!("{} maps for a file of {length} bytes", regions.len()));
                     }
-                    let regions: Option<Vec<NodeRef>> = regions.iter().map(|packed| packs.unpack_node(packed)).collect();
+                    let regions: Option<Vec<NodeRef>> =
+                        regions.iter().map(|packed| packs.unpack_node(packed)).collect();
                     let regions = regions.ok_or("refers to a pack it does not name")?;
                     FileContent::File { length, crc32c, body, regions }
                 }

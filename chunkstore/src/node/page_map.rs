@@ -124,12 +124,17 @@ impl PageMap {
 
     /// The packs that its pages need.
     pub fn packs(&self) -> impl Iterator<Item = PackId> + '_ {
-        used_chunks(&self.pages).into_keys().filter_map(|chunk| self.chunks.get(chunk as usize)).map(|c| c.location.pack)
+        used_chunks(&self.pages)
+            .into_keys()
+            .filter_map(|chunk| self.chunks.get(chunk as usize))
+            .map(|c| c.location.pack)
     }
 
     /// The pages that should be stored anew so that a restore reads little more than it needs: see [`pages_to_rewrite`].
     pub fn pages_to_rewrite(&self) -> Vec<u32> {
-        pages_to_rewrite(self.page_size, &self.pages, |chunk| self.chunks.get(chunk as usize).map_or(0, |c| c.location.length))
+        pages_to_rewrite(self.page_size, &self.pages, |chunk| {
+            self.chunks.get(chunk as usize).map_or(0, |c| c.location.length)
+        })
     }
 
     /// Without the chunks that no page uses.
@@ -392,7 +397,11 @@ impl PageMap {
         }
         let keep = |sources: &mut Vec<PageSource>, prints: &mut Vec<PageFingerprint>, end: usize| {
             let start = sources.len();
-            let (Some(kept), Some(kept_prints)) = (self.pages.get(start..end), self.fingerprints.get(start..end)) else {
+            if start == end {
+                return Ok(());
+            }
+            let (Some(kept), Some(kept_prints)) = (self.pages.get(start..end), self.fingerprints.get(start..end))
+            else {
                 return Err(format!("keeps pages {start}..{end} of a map of {}", self.pages.len()));
             };
             sources.extend_from_slice(kept);
@@ -516,7 +525,7 @@ mod tests {
         let worn = changed(&base, &replaced, 2048);
         let rewritten = worn.pages_to_rewrite();
         assert!(!rewritten.is_empty());
-        let mut mended = worn.clone();
+        let mut mended = worn;
         mended.chunks.push(chunk(98, rewritten.len() as u32));
         for (index, page) in rewritten.iter().enumerate() {
             let number = mended.chunks.len() as u32 - 1;

@@ -251,8 +251,7 @@ impl Repository {
         if container.table().len() > MAXIMUM_ROOT {
             return Err(Error::damaged(key, format_args!("root of {} bytes", container.table().len())));
         }
-        let manifest: BackupManifest =
-            serde_json::from_slice(container.table()).map_err(|e| Error::damaged(key, e))?;
+        let manifest: BackupManifest = serde_json::from_slice(container.table()).map_err(|e| Error::damaged(key, e))?;
         if manifest.id.as_str() == key.name() {
             Ok(manifest)
         } else {

@@ -87,7 +87,11 @@ impl Walker<'_, '_> {
             let map = match body {
                 Body::Pages => self.nodes.page_map(node).map(|stored| {
                     let map = stored.map;
-                    (map.length(), map.extents().iter().filter_map(|e| used_chunk(e.source)).collect::<HashSet<_>>(), map.chunks().to_vec())
+                    (
+                        map.length(),
+                        map.extents().iter().filter_map(|e| used_chunk(e.source)).collect::<HashSet<_>>(),
+                        map.chunks().to_vec(),
+                    )
                 }),
                 Body::Bytes => self.nodes.byte_map(node).map(|map| {
                     let all = (0..u32::try_from(map.chunks.len()).unwrap_or(u32::MAX)).collect();

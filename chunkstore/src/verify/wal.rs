@@ -125,7 +125,8 @@ fn check_segment(
         let bytes = archive.fetch(&file)?.ok_or_else(|| Error::not_found(format_args!("WAL segment {name}")))?;
         findings.read(bytes.len() as u64);
         if bytes.len() != size.bytes() as usize {
-            findings.damage(format_args!("WAL segment {name}"), format_args!("{} bytes of {}", bytes.len(), size.bytes()));
+            findings
+                .damage(format_args!("WAL segment {name}"), format_args!("{} bytes of {}", bytes.len(), size.bytes()));
         }
     }
     Ok(())

@@ -50,13 +50,7 @@ impl WalArchive {
     /// The same name with the same content is a success however often it is pushed. The same name with other content is
     /// refused: the first stays what is served, the second is kept beside it under a name of its own for whoever has to
     /// find out which history is the right one.
-    pub fn push(
-        &self,
-        file: &WalFileName,
-        bytes: &[u8],
-        summary: Option<&SegmentScan>,
-        level: i32,
-    ) -> Result<Pushed> {
+    pub fn push(&self, file: &WalFileName, bytes: &[u8], summary: Option<&SegmentScan>, level: i32) -> Result<Pushed> {
         self.repository.config().check_writable()?;
         let content = self.repository.keys().chunk_id(bytes);
         let hash = hash16(content.as_bytes());

@@ -104,9 +104,8 @@ pub(super) fn write(
         parts.push(Part::Zeros { length: length(zeros)? });
     }
     let mut compressor = Compressor::new(level)?;
-    let summary = summary
-        .map(|scan| writer.append(&compressor.encode(&codec::encode(SUMMARY_VERSION, scan))?))
-        .transpose()?;
+    let summary =
+        summary.map(|scan| writer.append(&compressor.encode(&codec::encode(SUMMARY_VERSION, scan))?)).transpose()?;
     let table = WalTable { length: bytes.len() as u64, content, summary, parts };
     let table = compressor.encode(&codec::encode(TABLE_VERSION, &table))?;
     writer.finish(&table, |_| Ok(key.clone()))
@@ -122,8 +121,7 @@ pub(super) struct WalObject<'a> {
 impl<'a> WalObject<'a> {
     pub(super) fn open(repository: &'a Repository, key: &ObjectKey, kind: ContainerKind) -> Result<Self> {
         let container = Container::open(repository.storage(), key, kind, repository.id())?;
-        let table: WalTable =
-            codec::decode(TABLE_VERSION, container.table()).map_err(|e| Error::damaged(key, e))?;
+        let table: WalTable = codec::decode(TABLE_VERSION, container.table()).map_err(|e| Error::damaged(key, e))?;
         let parts: u64 = table.parts.iter().map(|part| u64::from(part.length())).sum();
         if parts != table.length || table.length > MAXIMUM_WAL_FILE {
             return Err(Error::damaged(key, format_args!("{parts} bytes in parts of a file of {}", table.length)));
