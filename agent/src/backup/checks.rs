@@ -85,6 +85,7 @@ pub fn examine(context: &Context) -> Vec<Finding> {
         )),
     }
     look(&mut findings, "backups", "see the message, then run `walkeep verify`", || backups(context));
+    look(&mut findings, "WAL archive", "see the message, then run `walkeep verify`", || conflicts(context));
     findings
 }
 
@@ -247,13 +248,13 @@ fn backups(context: &Context) -> Result<Vec<Finding>> {
             ok("WAL", format!("without a gap from the newest backup on, {} segments in all", inventory.segments.len()))
         }
     });
-    if let Some(conflict) = inventory.conflicts.first() {
-        let text = format!("{} segments were pushed with a second content, as '{conflict}'", inventory.conflicts.len());
-        findings.push(problem(
-            "WAL conflict",
-            text,
-            "find the second server that writes the same timeline and stop it",
-        ));
-    }
     Ok(findings)
+}
+
+/// WAL files that were pushed with two contents: two servers write the same timeline.
+fn conflicts(context: &Context) -> Result<Vec<Finding>> {
+    let inventory = context.archive().inventory(context.identity()?.wal_segment_size)?;
+    let Some(conflict) = inventory.conflicts.first() else { return Ok(Vec::new()) };
+    let text = format!("{} WAL files were pushed with a second content, as '{conflict}'", inventory.conflicts.len());
+    Ok(vec![problem("WAL conflict", text, "find the second server that writes the same timeline and stop it")])
 }

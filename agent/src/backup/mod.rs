@@ -53,6 +53,8 @@ pub fn take(context: &Context, options: &BackupOptions, on_progress: OnProgress<
     let identity = context.identity()?;
     let pgdata = context.config.pgdata()?.to_owned();
     let lease = Lease::take(&context.repository, LeaseKind::Backup, context.config.cluster_name(), "backup", started)?;
+    let abandoned = context.repository.storage().remove_abandoned(std::time::SystemTime::now())?;
+    tracing::info!("{abandoned} files of crashed writers removed");
     let session = connect(context)?;
     let source = LocalSource::check(&session, &pgdata, &identity)?;
     let (index, _) = ChunkIndex::open(&index_directory(context), &context.repository)?;

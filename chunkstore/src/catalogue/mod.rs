@@ -25,7 +25,7 @@ use walkeep_proto::lsn::Lsn;
 use walkeep_proto::segment::WalSegmentSize;
 use walkeep_proto::timeline::{TimelineHistory, TimelineId};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::repository::layout::ClusterLayout;
 use crate::repository::{BackupManifest, ClusterIdentity, Repository};
 use crate::wal::{WalArchive, WalInventory};
@@ -37,6 +37,8 @@ pub struct UnreadableBackup {
     pub id: String,
     /// Why.
     pub problem: String,
+    /// What kind of problem it is.
+    pub kind: ErrorKind,
 }
 
 /// What is known of a timeline's past.
@@ -102,7 +104,10 @@ impl Catalogue {
                 Ok(manifest) => self.backups.push(manifest),
                 // Removed between the listing and the reading.
                 Err(error) if error.is_not_found() => {}
-                Err(error) => self.unreadable.push(UnreadableBackup { id: listed.id, problem: error.to_string() }),
+                Err(error) => {
+                    let (kind, problem) = (error.kind(), error.to_string());
+                    self.unreadable.push(UnreadableBackup { id: listed.id, problem, kind });
+                }
             }
         }
         Ok(())
@@ -143,7 +148,11 @@ impl Catalogue {
     /// The backup of this name.
     pub fn backup(&self, id: &str) -> Result<&BackupManifest> {
         if let Some(broken) = self.unreadable.iter().find(|broken| broken.id == id) {
-            return Err(Error::damaged(format_args!("backup '{id}'"), &broken.problem));
+            let (object, problem) = (format!("backup '{id}'"), broken.problem.clone());
+            return Err(match broken.kind {
+                ErrorKind::Unsupported => Error::Unsupported { object, problem },
+                _ => Error::Damaged { object, problem },
+            });
         }
         let found = self.backups.iter().find(|backup| backup.id.as_str() == id);
         found.ok_or_else(|| Error::not_found(format_args!("backup '{id}' of cluster '{}'", self.cluster)))

@@ -59,7 +59,7 @@ pub(crate) struct RegionMessage {
 }
 
 /// What a finished ingest gives to the backup's root.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Ingested {
     /// The file lists, in order of path.
     pub file_lists: Vec<NodeRef>,
@@ -164,16 +164,6 @@ pub(super) struct Collector {
 
 impl Collector {
     pub(super) fn new(shared: Arc<Shared>) -> Result<Self> {
-        let outcome = Ingested {
-            file_lists: Vec::new(),
-            files: 0,
-            logical_bytes: 0,
-            new_bytes: 0,
-            stored_bytes: 0,
-            node_bytes: 0,
-            changed_pages: 0,
-            pages: 0,
-        };
         Ok(Self {
             data: PackStream::new(Arc::clone(&shared), PackKind::Data)?,
             nodes: PackStream::new(Arc::clone(&shared), PackKind::Nodes)?,
@@ -187,7 +177,7 @@ impl Collector {
             lists: Vec::new(),
             sealed: shared.index.take_orphans(),
             referenced: HashSet::new(),
-            outcome,
+            outcome: Ingested::default(),
             shared,
         })
     }

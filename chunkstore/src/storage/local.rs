@@ -44,24 +44,6 @@ impl LocalStorage {
         Self::open(root)
     }
 
-    /// Removes what crashed writers left in `.tmp/` over a day ago. Returns how many files that were.
-    pub fn remove_abandoned(&self, now: SystemTime) -> Result<usize> {
-        let directory = self.root.join(TEMPORARY);
-        let entries = match fs::read_dir(&directory) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
-            other => other.map_err(|e| Error::storage("list", directory.display(), e))?,
-        };
-        let mut removed = 0;
-        for entry in entries.flatten() {
-            let modified = entry.metadata().and_then(|m| m.modified());
-            let age = modified.ok().and_then(|at| now.duration_since(at).ok());
-            if age.is_some_and(|age| age > ABANDONED_AFTER) && fs::remove_file(entry.path()).is_ok() {
-                removed += 1;
-            }
-        }
-        Ok(removed)
-    }
-
     fn path(&self, key: &ObjectKey) -> PathBuf {
         self.root.join(key.as_str())
     }
@@ -194,6 +176,23 @@ impl Storage for LocalStorage {
         let mut temporary = self.temporary_file()?;
         temporary.write_all(bytes)?;
         temporary.move_to(key, RenameFlags::empty()).map(|_| ())
+    }
+
+    fn remove_abandoned(&self, now: SystemTime) -> Result<usize> {
+        let directory = self.root.join(TEMPORARY);
+        let entries = match fs::read_dir(&directory) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
+            other => other.map_err(|e| Error::storage("list", directory.display(), e))?,
+        };
+        let mut removed = 0;
+        for entry in entries.flatten() {
+            let modified = entry.metadata().and_then(|m| m.modified());
+            let age = modified.ok().and_then(|at| now.duration_since(at).ok());
+            if age.is_some_and(|age| age > ABANDONED_AFTER) && fs::remove_file(entry.path()).is_ok() {
+                removed += 1;
+            }
+        }
+        Ok(removed)
     }
 
     fn make_durable(&self, key: &ObjectKey) -> Result<()> {

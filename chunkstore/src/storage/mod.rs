@@ -15,6 +15,7 @@ pub use memory::MemoryStorage;
 
 use std::fmt;
 use std::ops::Range;
+use std::time::SystemTime;
 
 use crate::error::{Error, Result};
 
@@ -71,6 +72,11 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
     /// Makes sure that an object which is visible survives a power loss: its writer may have died right after naming it.
     fn make_durable(&self, key: &ObjectKey) -> Result<()>;
+
+    /// Removes what writers that crashed over a day before `now` left behind, invisible to listings. Returns how many.
+    fn remove_abandoned(&self, _now: SystemTime) -> Result<usize> {
+        Ok(0)
+    }
 
     /// Stores a whole object if its key is free; durable on return.
     fn put_if_absent(&self, key: &ObjectKey, bytes: &[u8]) -> Result<Put> {
