@@ -166,14 +166,16 @@ fn explain(error: &figment::Error, file: &Path) -> String {
         text.push_str(": ");
         match &error.kind {
             figment::error::Kind::UnknownField(name, known) => {
-                text.push_str(&format!("unknown key '{}'", key(&place, name)));
+                // figment's path ends at the section or at the key itself.
+                let section = place.split('.').next().filter(|section| section != name).unwrap_or_default();
+                text.push_str(&format!("unknown key '{}'", key(section, name)));
                 let nearest = known
                     .iter()
                     .map(|known| (strsim::damerau_levenshtein(name, known), known))
                     .min()
                     .filter(|(distance, known)| *distance <= known.len().div_ceil(2));
                 if let Some((_, nearest)) = nearest {
-                    text.push_str(&format!(", did you mean '{}'?", key(&place, nearest)));
+                    text.push_str(&format!(", did you mean '{}'?", key(section, nearest)));
                 }
             }
             kind => text.push_str(&format!("'{place}': {kind}")),
@@ -182,10 +184,9 @@ fn explain(error: &figment::Error, file: &Path) -> String {
     text
 }
 
-/// A key below its section. figment's path may end at the section or at the key itself.
-fn key(place: &str, name: &str) -> String {
-    let section = place.split('.').next().unwrap_or_default();
-    if section.is_empty() || section == name { name.to_owned() } else { format!("{section}.{name}") }
+/// A key below its section, if it is in one.
+fn key(section: &str, name: &str) -> String {
+    if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") }
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use walkeep_chunkstore::repository::{ClusterIdentity, Tablespace};
 use walkeep_proto::control_file::{CONTROL_FILE_BYTES, ControlFile};
-use walkeep_proto::data_directory::tablespace_version_directory;
 use walkeep_proto::identity::Oid;
 use walkeep_proto::version::MajorVersion;
 
@@ -62,7 +61,7 @@ impl LocalSource {
         check_no_pooler(session)?;
         let mode = std::fs::metadata(&pgdata).with_context(|| format!("unable to read '{}'", pgdata.display()))?;
         let tablespaces = tablespaces(&pgdata)?;
-        check_tablespaces(&pgdata, &tablespaces, major)?;
+        check_tablespaces(&pgdata, &tablespaces)?;
         Ok(Self {
             major,
             server_version: version.clone(),
@@ -179,7 +178,7 @@ fn tablespaces(pgdata: &Path) -> Result<Vec<Tablespace>> {
 }
 
 /// A tablespace inside the data directory would be copied twice and restored over itself.
-fn check_tablespaces(pgdata: &Path, tablespaces: &[Tablespace], major: MajorVersion) -> Result<()> {
+fn check_tablespaces(pgdata: &Path, tablespaces: &[Tablespace]) -> Result<()> {
     for tablespace in tablespaces {
         let Some(location) = &tablespace.location else { continue };
         let resolved = Path::new(location).canonicalize();
@@ -188,7 +187,6 @@ fn check_tablespaces(pgdata: &Path, tablespaces: &[Tablespace], major: MajorVers
         if resolved.starts_with(pgdata) {
             bail!("tablespace {} at '{location}' lies inside the data directory: move it out", tablespace.oid);
         }
-        tracing::debug!("tablespace {}: '{location}/{}'", tablespace.oid, tablespace_version_directory(major));
     }
     Ok(())
 }

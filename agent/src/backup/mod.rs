@@ -33,7 +33,7 @@ use session::StoppedBackup;
 
 pub use checks::{Finding, Severity, examine};
 pub use local_source::{identity_of, read_control_file};
-pub use wal_proof::NotArchived;
+pub use wal_proof::{NotArchived, NotConfigured};
 
 /// What was asked for.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +57,7 @@ pub fn take(context: &Context, options: &BackupOptions, on_progress: OnProgress<
     tracing::info!("{abandoned} files of crashed writers removed");
     let session = connect(context)?;
     let source = LocalSource::check(&session, &pgdata, &identity)?;
+    wal_proof::check_settings(&session)?;
     let (index, _) = ChunkIndex::open(&index_directory(context), &context.repository)?;
     let nodes = Arc::new(NodeStore::new(Arc::clone(&context.repository)));
     let parent = if options.full_read { None } else { parent::choose(context, &identity)? };

@@ -26,14 +26,40 @@ pub struct NotArchived {
     pub detail: String,
 }
 
+/// PostgreSQL is not set up to archive: nothing needs to be waited for to know that.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} is {value}: {consequence}")]
+pub struct NotConfigured {
+    name: &'static str,
+    value: String,
+    consequence: &'static str,
+}
+
+/// Looks at the settings without which no segment will ever arrive.
+pub fn check_settings(session: &Session) -> Result<()> {
+    let row = session.row("SELECT current_setting('wal_level'), current_setting('archive_mode')")?;
+    for (value, refused, name, consequence) in [
+        (&row[0], "minimal", "wal_level", "such WAL cannot be replayed"),
+        (&row[1], "off", "archive_mode", "no WAL is archived, and a backup without its WAL cannot be restored"),
+    ] {
+        if value == refused {
+            return Err(NotConfigured { name, value: value.clone(), consequence }.into());
+        }
+    }
+    Ok(())
+}
+
 /// Fills and closes the current segment. Its arrival will prove that archiving works.
 pub fn switch_segment(session: &Session, size: WalSegmentSize) -> Result<WalFileName> {
     // A segment without a record is not switched; the restore point is one.
     session.execute("SELECT pg_create_restore_point('walkeep archive check')")?;
-    let row = session.row("SELECT pg_switch_wal(), (SELECT timeline_id FROM pg_control_checkpoint())")?;
-    let switched = row[0].parse().context("unable to understand pg_switch_wal")?;
-    let timeline: TimelineId = row[1].parse().context("unable to understand pg_control_checkpoint")?;
-    file_name(WalSegment { timeline, number: size.segment_before(switched) }, size)
+    let switched = session.value("SELECT pg_switch_wal()")?.parse().context("unable to understand pg_switch_wal")?;
+    // The control file learns of a new timeline only at a checkpoint; the insert position is on it at once.
+    let current = session.value("SELECT pg_walfile_name(pg_current_wal_insert_lsn())")?;
+    let WalFileName::Segment(current) = current.parse().context("unable to understand pg_walfile_name")? else {
+        anyhow::bail!("pg_walfile_name gave '{current}'");
+    };
+    file_name(WalSegment { timeline: current.timeline, number: size.segment_before(switched) }, size)
 }
 
 fn file_name(segment: WalSegment, size: WalSegmentSize) -> Result<WalFileName> {
@@ -86,12 +112,10 @@ fn wait_for(
 /// What `pg_stat_archiver` says about the last failure, if there was one after the last success.
 fn archiver_report(session: &Session) -> Result<String> {
     let row = session.row(
-        "SELECT current_setting('archive_mode'), coalesce(last_failed_wal, ''), \
-         coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false) FROM pg_stat_archiver",
+        "SELECT coalesce(last_failed_wal, ''), coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false) FROM pg_stat_archiver",
     )?;
     Ok(match row.as_slice() {
-        [mode, ..] if mode == "off" => ": archive_mode is off".to_owned(),
-        [_, wal, failing] if failing == "t" => format!(": archive_command fails, last for {wal}; see the server's log"),
+        [wal, failing] if failing == "t" => format!(": archive_command fails, last for {wal}; see the server's log"),
         _ => String::new(),
     })
 }

@@ -12,7 +12,7 @@ mod windows;
 use anyhow::Result;
 use walkeep_chunkstore::console::{self, Exit};
 
-use crate::backup::NotArchived;
+use crate::backup::{NotArchived, NotConfigured};
 use crate::cli::{Cli, Command};
 use crate::config::ConfigError;
 use crate::postgres::SqlError;
@@ -49,6 +49,9 @@ pub fn hints(cli: &Cli, error: &anyhow::Error) -> Vec<String> {
         if cause.is::<NotArchived>() {
             hints.push("run `walkeep check` to see whether archive_mode and archive_command are right".to_owned());
         }
+        if cause.is::<NotConfigured>() {
+            hints.push("run `walkeep init` again: it prints the settings; --apply sets them; then restart".to_owned());
+        }
         if let Some(error) = cause.downcast_ref::<walkeep_chunkstore::Error>() {
             hints.extend(repository_hint(cli, error));
         }
@@ -62,7 +65,9 @@ fn sql_hint(error: &SqlError) -> Option<&'static str> {
             "connect as a superuser, or GRANT EXECUTE on the backup functions, pg_create_restore_point(text) and \
              pg_switch_wal(), and the role pg_monitor, to the user",
         ),
-        Some("28000" | "28P01") => Some("check the user and password in [cluster] conninfo, and pg_hba.conf"),
+        Some("28000" | "28P01") => {
+            Some("check user and password in [cluster] conninfo and pg_hba.conf; run as the server's own system user")
+        }
         None => Some("check that the server runs and that [cluster] conninfo leads to it"),
         Some(_) => None,
     }

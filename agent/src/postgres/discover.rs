@@ -48,7 +48,18 @@ pub fn conninfo_for(pgdata: &Path) -> Result<String> {
         ("", address) => address,
         (directory, _) => directory,
     };
-    let user = std::env::var("PGUSER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "postgres".to_owned());
+    let user = std::env::var("PGUSER").ok().or_else(system_user).unwrap_or_else(|| "postgres".to_owned());
     let quote = |value: &str| value.replace('\\', "\\\\").replace('\'', "\\'");
     Ok(format!("host='{}' port={} user='{}' dbname=postgres", quote(host), postmaster.port, quote(&user)))
+}
+
+/// Name of the user this process runs as: the role that peer authentication lets in.
+fn system_user() -> Option<String> {
+    let uid = rustix::process::geteuid().as_raw().to_string();
+    let accounts = std::fs::read_to_string("/etc/passwd").ok()?;
+    let mut fields = accounts.lines().map(|line| line.split(':'));
+    fields.find_map(|mut account| {
+        let name = account.next()?;
+        (account.nth(1)? == uid).then(|| name.to_owned())
+    })
 }

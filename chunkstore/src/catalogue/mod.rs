@@ -10,9 +10,6 @@ mod text;
 mod walk;
 mod windows;
 
-#[cfg(test)]
-mod tests;
-
 pub use route::{Route, Run, RunEnd};
 pub use source::{ArchivedWal, WalSource};
 pub use walk::{Span, TimedRecord, TimedRecordKind, WalkEnd};

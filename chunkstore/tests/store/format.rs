@@ -4,13 +4,11 @@
 //! a delta), one WAL segment of PostgreSQL 17 and a history file. With `WALKEEP_WRITE_GOLDEN=DIR` the test writes a new
 //! one into DIR, which is how a fixture of a new format is made.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::{Files, PAGE, index, load, repository, store};
+use crate::common::{Files, PAGE, index, load, repository, store};
 use jiff::Timestamp;
 use walkeep_chunkstore::console::{Progress, Show};
 use walkeep_chunkstore::ingest::Ingested;

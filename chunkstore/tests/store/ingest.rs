@@ -1,8 +1,6 @@
 //! What is stored comes back, costs what changed, and survives a crash at every publish step.
 
-mod common;
-
-use common::{PAGE, index, load, noise, repository, sample, store};
+use crate::common::{PAGE, index, load, noise, repository, sample, store};
 use walkeep_chunkstore::container::ContainerKind;
 use walkeep_chunkstore::storage::{Fault, FaultyStorage, LocalStorage, MemoryStorage, ObjectKey, Storage};
 use walkeep_chunkstore::{Error, ErrorKind};
@@ -150,7 +148,7 @@ fn a_crash_at_every_publish_step_needs_no_repair() {
             let error = outcome.unwrap_err();
             let expected = if fault == Fault::Full { ErrorKind::Full } else { ErrorKind::Unreachable };
             assert_eq!(error.kind(), expected, "{fault:?} at {at}: {error}");
-            let repository = common::repository(storage).unwrap();
+            let repository = crate::common::repository(storage).unwrap();
             assert_eq!(load(&repository, &first).unwrap(), files, "{fault:?} at {at}");
             let next =
                 store(&repository, &index(directory.path(), &repository).unwrap(), &changed, Some(&first)).unwrap();
@@ -164,7 +162,7 @@ fn a_crash_at_every_publish_step_needs_no_repair() {
 #[test]
 fn damage_is_an_error_or_harmless() {
     let (directory, storage) = (tempfile::tempdir().unwrap(), MemoryStorage::new());
-    let files = common::Files::from([
+    let files = crate::common::Files::from([
         ("base/1/1001".to_owned(), noise(1, 20 * PAGE)),
         ("pg_xact/0000".to_owned(), b"status".repeat(100)),
     ]);
@@ -182,7 +180,7 @@ fn damage_is_an_error_or_harmless() {
         for damaged in flips.chain(cuts) {
             let copy = storage.fork();
             copy.overwrite(&object.key, &damaged).unwrap();
-            let Ok(repository) = common::repository(copy) else { continue };
+            let Ok(repository) = crate::common::repository(copy) else { continue };
             match load(&repository, &stored) {
                 Ok(loaded) => assert_eq!(loaded, files, "'{}'", object.key),
                 Err(error) => assert!(!error.to_string().is_empty()),
