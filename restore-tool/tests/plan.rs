@@ -104,7 +104,7 @@ fn the_time_of_the_last_commit_is_the_last_that_can_be_reached() {
     assert_eq!(xid(plan.last_included.as_ref()), Some(119));
     assert!(matches!(plan.stop, Stop::After(lsn) if lsn > commits[19]), "behind the switch record: {:?}", plan.stop);
     assert_snapshot!(refusal(&archive, &at(291)), @r"
-    8: error: unable to reach time 2026-11-21 10:04:51.000000 UTC: the archived WAL of timeline 1 reaches only to 2026-11-21 10:04:50.000000 UTC (LSN 0/E00000), the commit of transaction 119
+    8: error: unable to reach time 2026-11-21 10:04:51.000000 UTC: the archived WAL of timeline 1 ends at 0/C00000; its last transaction, 119, committed at 2026-11-21 10:04:50.000000 UTC
     hint: use `--target latest` to restore everything that is archived
     ");
 }
@@ -125,12 +125,12 @@ fn a_later_record_of_another_kind_proves_that_nothing_is_missing() {
 fn a_time_before_the_first_backup_names_the_minimum() {
     let Usual { archive, .. } = usual();
     assert_snapshot!(refusal(&archive, &at(49)), @r"
-    8: error: unable to reach time 2026-11-21 10:00:49.000000 UTC: the earliest that a backup on timeline 1 reaches is 2026-11-21 10:00:50.000000 UTC (LSN 0/501648)
+    8: error: unable to reach time 2026-11-21 10:00:49.000000 UTC: the earliest that a backup on timeline 1 reaches is 2026-11-21 10:00:50.000000 UTC (LSN 0/5011F8)
     hint: run `walkeep-restore windows` to see what can be restored
     ");
     let by_name = Request { backup: Some("b2".to_owned()), ..at(150) };
     assert_snapshot!(refusal(&archive, &by_name), @r"
-    8: error: unable to reach time 2026-11-21 10:02:30.000000 UTC: the earliest that a backup on timeline 1 reaches is 2026-11-21 10:03:15.000000 UTC (LSN 0/900860)
+    8: error: unable to reach time 2026-11-21 10:02:30.000000 UTC: the earliest that a backup on timeline 1 reaches is 2026-11-21 10:03:15.000000 UTC (LSN 0/8DC8A0)
     hint: run `walkeep-restore windows` to see what can be restored
     ");
 }
@@ -148,7 +148,7 @@ fn positions_are_taken_as_postgresql_takes_them() {
     assert_eq!(plan(&archive, &lsn(before, false)).backup.id.as_str(), "b1");
     assert!(matches!(plan(&archive, &lsn(wal.lsn(), false)).stop, Stop::After(_)), "the very end is no record's start");
     assert_snapshot!(refusal(&archive, &lsn(wal.lsn().saturating_add(1), false)), @r"
-    8: error: unable to reach LSN 0/E00001: the archived WAL of timeline 1 reaches only to 2026-11-21 10:04:50.000000 UTC (LSN 0/E00000), the commit of transaction 119
+    8: error: unable to reach LSN 0/C00001: the archived WAL of timeline 1 ends at 0/C00000; its last transaction, 119, committed at 2026-11-21 10:04:50.000000 UTC
     hint: run `walkeep-restore windows` to see what can be restored
     ");
     assert!(
@@ -176,7 +176,7 @@ fn transactions_and_restore_points_are_looked_up() {
     assert_eq!(named.stop, Stop::After(first));
     assert!(named.notes[0].contains(&format!("--target-lsn {second}")), "{:?}", named.notes);
     assert_snapshot!(refusal(&archive, &to(RecoveryTarget::Name("gone".to_owned()))), @r"
-    8: error: unable to reach restore point 'gone': it is not in the WAL of timeline 1 behind any usable backup, which reaches to 2026-11-21 10:04:50.000000 UTC (LSN 0/F00000), the commit of transaction 119
+    8: error: unable to reach restore point 'gone': it is not in the WAL of timeline 1 behind any usable backup, which ends at 0/D00000; its last transaction, 119, committed at 2026-11-21 10:04:50.000000 UTC
     hint: run `walkeep-restore windows` to see what can be restored
     ");
     assert!(refusal(&archive, &to(RecoveryTarget::Transaction(10))).starts_with("8: "), "before every backup");
@@ -207,14 +207,14 @@ fn gaps_are_named() {
     archive.push_but(&wal, &[2, 5]).backup("b1", 1, bounds[0]).backup("b2", 1, bounds[1]);
     assert_eq!(plan(&archive, &at(105)).backup.id.as_str(), "b1");
     assert_snapshot!(refusal(&archive, &at(155)), @r"
-    8: error: unable to reach time 2026-11-21 10:02:35.000000 UTC: the archived WAL of timeline 1 reaches only to 2026-11-21 10:01:50.000000 UTC (LSN 0/6FFF78), the commit of transaction 101
+    8: error: unable to reach time 2026-11-21 10:02:35.000000 UTC: the archived WAL of timeline 1 ends at 0/6FFFB8; its last transaction, 102, committed at 2026-11-21 10:02:00.000000 UTC
     hint: WAL segment 000000010000000000000007 is missing, WAL goes on with 000000010000000000000008
-    hint: behind it the next backup reaches from 2026-11-21 10:03:15.000000 UTC (LSN 0/900860) on
+    hint: behind it the next backup reaches from 2026-11-21 10:03:15.000000 UTC (LSN 0/8DC8A0) on
     hint: run `walkeep-restore windows` to see what can be restored
     ");
     assert_snapshot!(refusal(&archive, &to(RecoveryTarget::Latest)), @r"
-    8: error: unable to reach latest: WAL segment 00000001000000000000000C is missing, WAL goes on with 00000001000000000000000D
-    hint: accept the end of the unbroken WAL with --target-lsn 0/BFFFE0
+    8: error: unable to reach latest: WAL segment 00000001000000000000000A is missing, WAL goes on with 00000001000000000000000B
+    hint: accept the end of the unbroken WAL with --target-lsn 0/9FFFB8
     hint: or archive the missing segment if a server still has it in pg_wal; a new backup closes the gap for later
     ");
     let accepted = Request { ..to(RecoveryTarget::Lsn(plan_end(&archive))) };
@@ -231,11 +231,11 @@ fn plan_end(archive: &Archive) -> Lsn {
 fn a_backup_without_its_own_wal_is_passed_over() {
     let Usual { wal, bounds, .. } = usual();
     let archive = Archive::new(MemoryStorage::new());
-    archive.push_but(&wal, &[4]).backup("b1", 1, bounds[0]).backup("b2", 1, bounds[1]);
+    archive.push_but(&wal, &[3]).backup("b1", 1, bounds[0]).backup("b2", 1, bounds[1]);
     assert_snapshot!(refusal(&archive, &at(250)), @r"
-    8: error: unable to reach time 2026-11-21 10:04:10.000000 UTC: the archived WAL of timeline 1 reaches only to 2026-11-21 10:03:00.000000 UTC (LSN 0/8FFFA0), the commit of transaction 108
-    hint: backup b2 cannot be used: WAL segment 000000010000000000000009 is not in the archive
-    hint: WAL segment 000000010000000000000009 is missing, WAL goes on with 00000001000000000000000A
+    8: error: unable to reach time 2026-11-21 10:04:10.000000 UTC: the archived WAL of timeline 1 ends at 0/7FFF70; its last transaction, 105, committed at 2026-11-21 10:02:30.000000 UTC
+    hint: backup b2 cannot be used: WAL segment 000000010000000000000008 is not in the archive
+    hint: WAL segment 000000010000000000000008 is missing, WAL goes on with 000000010000000000000009
     hint: run `walkeep-restore windows` to see what can be restored
     ");
 }
@@ -284,8 +284,8 @@ fn a_time_on_two_timelines_is_the_users_to_choose() {
     assert_eq!(xid(plan(&archive, &at(105)).last_included.as_ref()), Some(100));
     assert_snapshot!(refusal(&archive, &at(285)), @r"
     2: error: time 2026-11-21 10:04:45.000000 UTC lies on several timelines: choose one with --timeline
-    hint: --timeline 1: backup b1, stops at 0/8D2C70 of 2026-11-21 10:04:50.000000 UTC
-    hint: --timeline 2: backup b1, stops at 0/A0C788 of 2026-11-21 10:05:00.000000 UTC
+    hint: --timeline 1: backup b1, stops at 0/8C3D48 of 2026-11-21 10:04:50.000000 UTC
+    hint: --timeline 2: backup b1, stops at 0/A01460 of 2026-11-21 10:05:00.000000 UTC
     ");
     for (number, last) in [(1, 102), (2, 200)] {
         let plan = plan(&archive, &Request { timeline: Some(timeline(number)), ..at(285) });

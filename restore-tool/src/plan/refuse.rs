@@ -48,7 +48,7 @@ impl Limit {
     fn describe_maximum(&self) -> String {
         let commit = self.time.zip(self.xid);
         let last = commit.map_or_else(
-            || "no transaction committed in it".to_owned(),
+            || "no transaction committed behind the backup".to_owned(),
             |(time, xid)| format!("its last transaction, {xid}, committed at {}", Instant(time)),
         );
         format!("{}; {last}", self.lsn)

@@ -3,6 +3,7 @@
 // Each test binary uses a part of it, and helpers may fail as loudly as tests.
 #![allow(dead_code, clippy::unwrap_used, clippy::missing_panics_doc)]
 
+pub mod cluster;
 pub mod files;
 
 use std::sync::Arc;

@@ -112,6 +112,11 @@ impl Cluster {
         format!("host={} port={} user=postgres dbname=postgres", self.sockets.display(), self.port)
     }
 
+    /// The server's unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.sockets.join(format!(".s.PGSQL.{}", self.port))
+    }
+
     /// The variables that make PostgreSQL's client programs find it.
     pub fn client_environment(&self) -> Vec<(&'static str, String)> {
         let host = self.sockets.display().to_string();

@@ -4,6 +4,7 @@
 //! file system.
 
 mod disk;
+mod pooler;
 mod repository;
 
 use std::fs::{self, File};
@@ -13,6 +14,7 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 pub use disk::{SmallDisk, with_file_size_limit};
+pub use pooler::Pooler;
 use rand::RngExt;
 use rand::rngs::StdRng;
 pub use repository::{ObjectKind, objects};

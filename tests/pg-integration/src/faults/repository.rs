@@ -22,10 +22,14 @@ pub enum ObjectKind {
     Identity,
     /// `clusters/<name>/backups/…`: manifest roots.
     Backups,
-    /// `clusters/<name>/wal/<timeline>/…`: whole segments.
+    /// `clusters/<name>/wal/<timeline>/<middle digits>/…`: whole segments.
     Wal,
-    /// … and tails of open ones.
+    /// … tails of open ones,
     WalTails,
+    /// … second contents that were refused,
+    WalConflicts,
+    /// … `.partial` and `.backup` files.
+    WalRests,
     /// `clusters/<name>/wal/<timeline>.history-…`.
     History,
     /// `leases/…`.
@@ -50,9 +54,13 @@ impl ObjectKind {
             ["gc", ..] => Self::Gc,
             ["clusters", _, "identity", ..] => Self::Identity,
             ["clusters", _, "backups", ..] => Self::Backups,
-            ["clusters", _, "wal", name] if name.contains(".history-") => Self::History,
-            ["clusters", _, "wal", _, name] if name.contains(".tail-") => Self::WalTails,
-            ["clusters", _, "wal", _, _] => Self::Wal,
+            ["clusters", _, "wal", _, name] if name.contains(".history-") => Self::History,
+            ["clusters", _, "wal", _, _, name] if name.contains(".conflict-") => Self::WalConflicts,
+            ["clusters", _, "wal", _, _, name] if name.contains(".tail-") => Self::WalTails,
+            ["clusters", _, "wal", _, _, name] if name.contains(".partial-") || name.contains(".backup-") => {
+                Self::WalRests
+            }
+            ["clusters", _, "wal", _, _, _] => Self::Wal,
             _ => Self::Unknown,
         }
     }

@@ -146,6 +146,29 @@ impl Walkeep {
         self.json(&[&["backup"], extra].concat())
     }
 
+    /// Runs `walkeep archive-push` for a file, as PostgreSQL would.
+    #[track_caller]
+    pub fn push(&self, file: &Path) -> Output {
+        let mut command = self.command(&["archive-push"]);
+        Output::of(command.arg(file))
+    }
+
+    /// Runs `walkeep verify`, which must find no damage; returns its report.
+    #[track_caller]
+    pub fn verify(&self) -> Value {
+        self.json(&["verify"])
+    }
+
+    /// The backups, oldest first, as `list --json` gives them.
+    #[track_caller]
+    pub fn backups(&self) -> Vec<Value> {
+        let mut listed = self.json(&["list"]);
+        match listed["backups"].take() {
+            Value::Array(backups) => backups,
+            other => panic!("`list --json` has no backups but {other}"),
+        }
+    }
+
     /// Starts to describe a restore from this repository.
     pub fn restore(&self) -> Restore<'_> {
         Restore::new(self)

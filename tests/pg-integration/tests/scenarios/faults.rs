@@ -63,14 +63,14 @@ fn a_closed_directory_cannot_be_written_to() {
 fn objects_are_found_by_kind_and_damaged() {
     let scratch = Scratch::new("objects");
     let root = scratch.path();
-    let wal = "clusters/main/wal/00000001";
-    for directory in ["packs", "packs/ab", "clusters", "clusters/main", "clusters/main/wal", wal] {
+    let (line, wal) = ("clusters/main/wal/00000001", "clusters/main/wal/00000001/00000000");
+    for directory in ["packs", "packs/ab", "clusters", "clusters/main", "clusters/main/wal", line, wal] {
         create_directory(&root.join(directory));
     }
     let segment = format!("{wal}/000000010000000000000001-0123456789abcdef");
     let tail = format!("{wal}/000000010000000000000002.tail-0000000002000000-0123456789abcdef");
-    for key in ["walkeep.json", "packs/ab/abcd", &segment, &tail, "clusters/main/wal/00000002.history-0123456789abcdef"]
-    {
+    let history = format!("{line}/00000001.history-0123456789abcdef");
+    for key in ["walkeep.json", "packs/ab/abcd", &segment, &tail, &history] {
         write_file(&root.join(key), [0; 100]);
     }
     for kind in [ObjectKind::Root, ObjectKind::Packs, ObjectKind::Wal, ObjectKind::WalTails, ObjectKind::History] {
