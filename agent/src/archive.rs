@@ -27,8 +27,12 @@ pub fn push(archive: &WalArchive, identity: &ClusterIdentity, path: &Path, level
         WalFileName::Partial(segment) => push_partial(archive, identity, path, segment, level),
         WalFileName::History(timeline) => {
             let bytes = read(path, MAXIMUM_TEXT)?;
-            TimelineHistory::parse(timeline, &bytes)
+            let history = TimelineHistory::parse(timeline, &bytes)
                 .with_context(|| format!("unable to archive '{}'", path.display()))?;
+            // An empty one, left by a crash, would cut the timeline off from its past for ever.
+            if history.switches().is_empty() {
+                bail!("unable to archive '{}': it names no timeline that this one left", path.display());
+            }
             Ok(archive.push(&file, &bytes, None, level)?)
         }
         WalFileName::BackupHistory(..) => Ok(archive.push(&file, &read(path, MAXIMUM_TEXT)?, None, level)?),

@@ -54,11 +54,11 @@ pub struct OutputArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// Print results only
-    #[arg(long)]
+    /// Print nothing but errors and what was asked for
+    #[arg(short, long)]
     pub quiet: bool,
     /// Say more; twice for even more
-    #[arg(short, action = clap::ArgAction::Count)]
+    #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
 

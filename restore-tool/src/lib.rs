@@ -12,6 +12,7 @@ pub mod repository;
 pub mod target;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 
 use clap::Parser;
 use walkeep_chunkstore::console::{self, Exit};
@@ -84,5 +85,5 @@ fn log(output: &cli::OutputArgs) {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Set already when several commands run in one process, as in tests.
-    let _ = subscriber.without_time().with_target(false).try_init();
+    let _ = subscriber.without_time().with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init();
 }

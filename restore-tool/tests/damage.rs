@@ -1,5 +1,8 @@
 //! Every object of a small repository, damaged in every way: a restore gives the exact bytes or an error, and never panics.
 
+// Helpers of tests may fail as loudly as tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod synthetic;
 
 use std::ops::Range;

@@ -1,5 +1,8 @@
 //! The exit codes of `fetch-wal`, on which PostgreSQL's idea of the end of the WAL depends.
 
+// Helpers of tests may fail as loudly as tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod synthetic;
 
 use std::ffi::OsString;

@@ -1,5 +1,8 @@
 //! Which backup is chosen, where recovery stops, and what is refused: over repositories made without PostgreSQL.
 
+// Helpers of tests may fail as loudly as tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod synthetic;
 
 use insta::assert_snapshot;

@@ -1,5 +1,8 @@
 //! A backup of synthetic files comes back exactly, and nothing is overwritten.
 
+// Helpers of tests may fail as loudly as tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 mod synthetic;
 
 use std::fs;

@@ -243,7 +243,13 @@ impl Repository {
     pub fn backups(&self, cluster: &ClusterLayout) -> Result<Vec<ListedBackup>> {
         let listed = self.storage().list(&cluster.backups())?;
         let row = |key: &ObjectKey| ListedBackup { id: key.name().to_owned(), manifest: self.read_root(key) };
-        Ok(listed.iter().map(|info| row(&info.key)).collect())
+        let mut rows: Vec<ListedBackup> = listed.iter().map(|info| row(&info.key)).collect();
+        // Names give the second; of two in the same one, the roots know which was first.
+        rows.sort_by_cached_key(|row| {
+            let second = row.id.split('-').next().unwrap_or_default().to_owned();
+            (second, row.manifest.as_ref().ok().map(|manifest| manifest.started))
+        });
+        Ok(rows)
     }
 
     fn read_root(&self, key: &ObjectKey) -> Result<BackupManifest> {

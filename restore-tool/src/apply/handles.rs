@@ -13,7 +13,10 @@ use walkeep_chunkstore::{Error, Result};
 /// Files kept open at once: half of the usual limit of a process.
 const MAXIMUM_OPEN: usize = 512;
 
-/// A file that is complete and not yet durable.
+/// Bytes of one file after which they are sent on their way to disk, so that its end need not wait for all of them.
+const EARLY_SYNC: usize = 64 << 20;
+
+/// A file whose content is to be made durable: when it is complete, and now and then before.
 pub(super) struct Complete {
     path: PathBuf,
     file: Option<Arc<File>>,
@@ -38,6 +41,8 @@ struct Slot {
     pieces: usize,
     /// Whether all pieces were asked for.
     planned: bool,
+    /// Bytes written since they were last sent to disk.
+    dirty: usize,
 }
 
 #[derive(Default)]
@@ -67,7 +72,7 @@ impl Handles {
     /// Takes in a file that was just created.
     pub(super) fn add(&self, number: u32, path: PathBuf, file: File) {
         let mut slots = self.slots.lock();
-        slots.files.insert(number, Slot { path, file: Some(Arc::new(file)), pieces: 0, planned: false });
+        slots.files.insert(number, Slot { path, file: Some(Arc::new(file)), pieces: 0, planned: false, dirty: 0 });
         slots.opened(number);
     }
 
@@ -91,10 +96,14 @@ impl Handles {
     pub(super) fn write(&self, number: u32, offset: u64, bytes: &[u8]) -> Result<()> {
         let (file, path) = self.handle(number)?;
         file.write_all_at(bytes, offset).map_err(|e| Error::storage("write", path.display(), e))?;
-        drop(file);
         let mut slots = self.slots.lock();
         if let Some(slot) = slots.files.get_mut(&number) {
             slot.pieces = slot.pieces.saturating_sub(1);
+            slot.dirty += bytes.len();
+            if slot.dirty >= EARLY_SYNC && (slot.pieces > 0 || !slot.planned) {
+                slot.dirty = 0;
+                self.send(Complete { path, file: Some(file) });
+            }
         }
         self.settle(&mut slots, number);
         Ok(())
@@ -119,11 +128,15 @@ impl Handles {
         if !done {
             return;
         }
-        if let Some(slot) = slots.files.remove(&number)
-            && let Some(complete) = &*self.complete.lock()
-        {
+        if let Some(slot) = slots.files.remove(&number) {
+            self.send(Complete { path: slot.path, file: slot.file });
+        }
+    }
+
+    fn send(&self, file: Complete) {
+        if let Some(complete) = &*self.complete.lock() {
             // The receivers live until all files were sent.
-            let _ = complete.send(Complete { path: slot.path, file: slot.file });
+            let _ = complete.send(file);
         }
     }
 }

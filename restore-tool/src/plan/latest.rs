@@ -103,11 +103,13 @@ fn check_end(route: &Route<'_>, run: &Run) -> Result<()> {
         .into())
 }
 
-/// A segment of an older timeline that PostgreSQL would take for the missing next one.
+/// A segment of an older timeline that PostgreSQL would take for the missing next one. It never goes back behind the
+/// timeline of the segment that it read last (`XLogFileReadAnyTLI`).
 fn ancestor_segment_behind(route: &Route<'_>, run: &Run) -> Option<WalSegment> {
     let number = run.last.next();
-    let wanted = route.segment(number);
-    let older = route.history.timelines().filter(|timeline| *timeline < wanted.timeline);
+    let (read, wanted) = (route.segment(run.last).timeline, route.segment(number).timeline);
+    let wanted = WalSegment { timeline: wanted, number };
+    let older = route.history.timelines().filter(|timeline| (read..wanted.timeline).contains(timeline));
     older.map(|timeline| WalSegment { timeline, number }).find(|segment| {
         !route.inventory.segments.contains_key(&wanted) && route.inventory.segments.contains_key(segment)
     })

@@ -12,7 +12,8 @@ const CLUSTER: &[&str] = &[
      'wal_block_size', 'wal_segment_size', 'segment_size', 'data_checksums', 'data_directory_mode')",
     // What recovery needs is written by a restore and is no property of the original.
     "select 'file setting ' || name, string_agg(setting, ' then ' order by seqno) from pg_file_settings \
-     where name !~ '^(recovery_|restore_command|archive_cleanup_command|primary_)' group by name",
+     where name !~ '^(recovery_|restore_command|archive_cleanup_command|primary_|promote_trigger_file|archive_mode)' \
+     group by name",
     "select 'role ' || rolname, concat_ws(' ', rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin, \
      rolreplication, rolbypassrls, rolconnlimit, rolpassword, rolvaliduntil) from pg_authid",
     "select 'membership ' || roleid::regrole || ' ' || member::regrole, admin_option::text from pg_auth_members",

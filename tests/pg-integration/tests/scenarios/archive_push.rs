@@ -176,8 +176,8 @@ fn refuses_what_is_no_segment(major: MajorVersion) {
     bench.refuses(&damaged(&|copy| overwrite(copy, 0, &[0; 8192])), &[&name]);
     bench.refuses(&damaged(&|copy| flip_bit(copy, 8192 * 2 + 4000)), &["is damaged", &name]);
     bench.refuses(&damaged(&|copy| overwrite(copy, 32, &(16u32 << 20).to_le_bytes())), &["16777216", &name]);
-    bench.refuses(&bench.copy(&good, &next_name(&name)), &["address"]);
-    bench.refuses(&bench.copy(&good, &format!("00000000{}", &name[8..])), &["timeline"]);
+    bench.refuses(&bench.copy(&good, &next_name(&name)), &["its first page says"]);
+    bench.refuses(&bench.copy(&good, &format!("00000000{}", &name[8..])), &["no WAL file name"]);
     bench.refuses(&bench.copy(&good, &format!("{}00002000", &name[..16])), &["names no segment"]);
 
     let other = Bench::new(major, 1);
@@ -188,7 +188,8 @@ fn refuses_what_is_no_segment(major: MajorVersion) {
     };
     bench.refuses(&foreign, &[&ours, &theirs]);
 
-    for name in ["postgresql.conf", "archive_status", &format!("{name}.bak"), &name.to_lowercase(), &name[..23]] {
+    let odd = format!("{name}.bak");
+    for name in ["postgresql.conf", "archive_status", &odd, "00000001000000000000000a", &name[..23]] {
         bench.refuses(&bench.copy(&good, name), &[name]);
     }
     let directory = bench.desk.join("directory").join(&name);

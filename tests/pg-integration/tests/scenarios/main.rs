@@ -2,5 +2,12 @@
 
 mod archive_push;
 mod backup_faults;
+mod backup_restore;
+mod crash;
+mod drop_table;
 mod faults;
 mod harness;
+mod layouts;
+mod restore_faults;
+mod rocksdb_deleted;
+mod targets;
