@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use walkeep_chunkstore::repository::ClusterIdentity;
 use walkeep_chunkstore::wal::{Pushed, WalArchive};
 use walkeep_proto::segment::{SegmentFileName, WalFileName, WalSegment};
-use walkeep_proto::timeline::TimelineHistory;
+use walkeep_proto::timeline::{TimelineHistory, TimelineId};
 use walkeep_proto::wal::segment_scan::SegmentEnd;
 use walkeep_proto::wal::{ScanContext, SegmentScan, scan_segment};
 
@@ -25,18 +25,26 @@ pub fn push(archive: &WalArchive, identity: &ClusterIdentity, path: &Path, level
     match file {
         WalFileName::Segment(segment) => push_segment(archive, identity, path, segment, level),
         WalFileName::Partial(segment) => push_partial(archive, identity, path, segment, level),
-        WalFileName::History(timeline) => {
-            let bytes = read(path, MAXIMUM_TEXT)?;
-            let history = TimelineHistory::parse(timeline, &bytes)
-                .with_context(|| format!("unable to archive '{}'", path.display()))?;
-            // An empty one, left by a crash, would cut the timeline off from its past for ever.
-            if history.switches().is_empty() {
-                bail!("unable to archive '{}': it names no timeline that this one left", path.display());
-            }
-            Ok(archive.push(&file, &bytes, None, level)?)
-        }
+        WalFileName::History(timeline) => push_history(archive, path, timeline, level).map(|(pushed, _)| pushed),
         WalFileName::BackupHistory(..) => Ok(archive.push(&file, &read(path, MAXIMUM_TEXT)?, None, level)?),
     }
+}
+
+/// Stores a history file that says something, and gives what it says.
+pub fn push_history(
+    archive: &WalArchive,
+    path: &Path,
+    timeline: TimelineId,
+    level: i32,
+) -> Result<(Pushed, TimelineHistory)> {
+    let bytes = read(path, MAXIMUM_TEXT)?;
+    let history =
+        TimelineHistory::parse(timeline, &bytes).with_context(|| format!("unable to archive '{}'", path.display()))?;
+    // An empty one, left by a crash, would cut the timeline off from its past for ever.
+    if history.switches().is_empty() {
+        bail!("unable to archive '{}': it names no timeline that this one left", path.display());
+    }
+    Ok((archive.push(&WalFileName::History(timeline), &bytes, None, level)?, history))
 }
 
 fn push_segment(

@@ -81,7 +81,7 @@ pub struct BackupArgs {
     /// A note to keep with the backup; may be given several times.
     #[arg(long, value_name = "KEY=VALUE", value_parser = note)]
     pub note: Vec<(String, String)>,
-    /// Threads [default: [limits] jobs, else one per core].
+    /// Threads [default: `jobs` of the configuration, else one per core].
     #[arg(long, value_name = "N")]
     pub jobs: Option<usize>,
 }

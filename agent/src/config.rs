@@ -102,7 +102,17 @@ impl Config {
         let file = path.unwrap_or(Path::new(DEFAULT_PATH));
         let mut figment = Figment::new();
         match std::fs::read_to_string(file) {
-            Ok(text) => figment = figment.merge(Toml::string(&text)),
+            Ok(text) => {
+                // The parser's own display would show the line, and with it what may be a password.
+                if let Err(error) = text.parse::<toml::Table>() {
+                    let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count());
+                    let (file, problem) = (file.display(), error.message());
+                    return Err(
+                        ConfigError(format!("unable to use configuration '{file}': line {line}: {problem}")).into()
+                    );
+                }
+                figment = figment.merge(Toml::string(&text));
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && path.is_none() => {}
             Err(e) => return Err(ConfigError(format!("unable to read '{}': {e}", file.display())).into()),
         }

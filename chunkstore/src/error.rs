@@ -23,6 +23,8 @@ pub enum ErrorKind {
     Unsupported,
     /// A value given to the operation makes no sense.
     Invalid,
+    /// Something on this machine failed: read the message, try again.
+    Failed,
 }
 
 /// An error of the repository. Every variant names the object it is about.
@@ -72,6 +74,12 @@ pub enum Error {
     /// The caller asked for something impossible.
     #[error("{0}")]
     Invalid(String),
+    /// Part of a pipeline found nobody to hand its work to; the part that stopped knows why.
+    #[error("the pack writer stopped")]
+    Stopped,
+    /// The caller gave the operation up.
+    #[error("the operation was given up")]
+    GivenUp,
     /// The RocksDB index failed. It can always be deleted: the next run rebuilds it.
     #[error("index at '{path}' failed")]
     Index {
@@ -98,7 +106,17 @@ impl Error {
             Self::Conflict { .. } => ErrorKind::Conflict,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Invalid(_) => ErrorKind::Invalid,
-            Self::Index { .. } => ErrorKind::Unreachable,
+            Self::Stopped | Self::GivenUp | Self::Index { .. } => ErrorKind::Failed,
+        }
+    }
+
+    /// A structure of `object` that does not decode: of a newer version, or damaged.
+    pub fn undecodable(object: impl fmt::Display, error: &crate::codec::DecodeError) -> Self {
+        match error {
+            crate::codec::DecodeError::Newer { .. } => {
+                Self::Unsupported { object: object.to_string(), problem: error.to_string() }
+            }
+            _ => Self::damaged(object, error),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use crate::container::{Decompressor, FramePosition};
+use crate::container::{Decompressor, FramePosition, read_frame};
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, PackId};
 use crate::node::{ByteMap, ChunkRef, Location, PageMap, PageSource};
@@ -91,7 +91,8 @@ impl ReadPlan {
                 let end = frame.offset.saturating_add(u64::from(frame.length));
                 match &mut job {
                     Some(open)
-                        if frame.offset <= open.range.end + COALESCE_GAP && end - open.range.start <= MAXIMUM_RANGE =>
+                        if frame.offset <= open.range.end.saturating_add(COALESCE_GAP)
+                            && end - open.range.start <= MAXIMUM_RANGE =>
                     {
                         open.range.end = open.range.end.max(end);
                         open.frames.push((frame, wanted));
@@ -141,6 +142,9 @@ impl JobReader {
         sink: &mut dyn FnMut(&Piece, &[u8]) -> Result<()>,
     ) -> Result<u64> {
         let key = layout::pack(job.pack)?;
+        for (frame, _) in &job.frames {
+            frame.check(&key)?;
+        }
         let bytes = match repository.storage().get_range(&key, job.range.clone()) {
             Err(error) if error.is_not_found() => return self.run_moved(repository, job, &error, sink),
             other => other?,
@@ -175,12 +179,10 @@ impl JobReader {
                 )
             })?;
             let key = layout::pack(moved.pack)?;
-            let end = moved.frame.offset.saturating_add(u64::from(moved.frame.length));
-            let stored = repository.storage().get_range(&key, moved.frame.offset..end)?;
             self.plaintext.clear();
-            self.decompressor.decode(&key, &stored, &mut self.plaintext)?;
+            read_frame(repository.storage(), &key, moved.frame, &mut self.decompressor, &mut self.plaintext)?;
             deliver(repository, &key, chunk, &moved, &self.plaintext, sink)?;
-            fetched += stored.len() as u64;
+            fetched += u64::from(moved.frame.length);
         }
         Ok(fetched)
     }

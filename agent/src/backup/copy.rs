@@ -3,15 +3,13 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use walkeep_chunkstore::index::ChunkIndex;
-use walkeep_chunkstore::ingest::{
-    FileHead, FileKind, Ingest, IngestOptions, IngestWorker, Ingested, PageRegion, is_stopped,
-};
+use walkeep_chunkstore::ingest::{FileHead, FileKind, Ingest, IngestOptions, IngestWorker, Ingested, PageRegion};
 use walkeep_chunkstore::node::{Body, FileContent, NodeRef, NodeStore, REGION};
 use walkeep_chunkstore::repository::{BackupManifest, Repository};
 
@@ -95,6 +93,8 @@ struct Shared<'a> {
     nodes: &'a NodeStore,
     read_bytes: AtomicU64,
     suspects: Mutex<Suspects>,
+    /// Set by the first worker that fails: the others need not go on for hours.
+    failed: AtomicBool,
 }
 
 /// Copies everything that is planned, the control file last.
@@ -113,7 +113,13 @@ pub fn run(
         workers: options.jobs,
     };
     let ingest = Ingest::start(Arc::clone(target.repository), target.index, ingest_options)?;
-    let shared = Shared { options, nodes: target.nodes, read_bytes: AtomicU64::new(0), suspects: Mutex::default() };
+    let shared = Shared {
+        options,
+        nodes: target.nodes,
+        read_bytes: AtomicU64::new(0),
+        suspects: Mutex::default(),
+        failed: AtomicBool::new(false),
+    };
     let mut parents = ParentFiles::new(Arc::clone(target.nodes), parent);
     let copied = std::thread::scope(|scope| {
         let (sender, receiver) = bounded::<Task>(options.jobs * 4);
@@ -142,7 +148,7 @@ pub fn run(
 
 /// Gives up, and prefers the pack writer's own error to one that only says that it stopped.
 fn first_cause(error: anyhow::Error, ingest: Ingest) -> anyhow::Error {
-    let only_stopped = error.downcast_ref::<walkeep_chunkstore::Error>().is_some_and(is_stopped);
+    let only_stopped = matches!(error.downcast_ref(), Some(walkeep_chunkstore::Error::Stopped));
     match ingest.abort() {
         Some(cause) if only_stopped => cause.into(),
         _ => error,
@@ -164,7 +170,6 @@ fn dispatch(
     let mut control = None;
     let mut number = 0;
     for entry in planned {
-        watch.keeper.check()?;
         let head = |kind| FileHead { path: entry.path.to_vec(), mode: entry.mode, modified: entry.modified, kind };
         let body = match &entry.kind {
             PlannedKind::Directory => {
@@ -181,7 +186,7 @@ fn dispatch(
             PlannedKind::Bytes => Body::Bytes,
         };
         if &*entry.path == CONTROL_FILE {
-            ingest.file(number, head(FileKind::File { body }), 1)?;
+            ingest.deferred_file(number, head(FileKind::File { body }), 1)?;
             control = Some(number);
             number += 1;
             continue;
@@ -196,7 +201,8 @@ fn dispatch(
         for region in 0..regions {
             let parent = earlier.as_ref().and_then(|content| region_of(content, body, region));
             let task = Task { file: Arc::clone(&file), number, region, parent };
-            if tasks.send(task).is_err() {
+            watch.keeper.check()?;
+            if shared.failed.load(Ordering::Relaxed) || tasks.send(task).is_err() {
                 anyhow::bail!("the copy threads have stopped");
             }
             (watch.on_progress)(shared.read_bytes.load(Ordering::Relaxed), total);
@@ -224,10 +230,23 @@ fn store_control_file(source: &LocalSource, number: u64, mut worker: IngestWorke
     Ok(worker.finish()?)
 }
 
-fn work(mut worker: IngestWorker, tasks: &Receiver<Task>, shared: &Shared<'_>) -> Result<()> {
+fn work(worker: IngestWorker, tasks: &Receiver<Task>, shared: &Shared<'_>) -> Result<()> {
+    let outcome = do_tasks(worker, tasks, shared);
+    if outcome.is_err() {
+        shared.failed.store(true, Ordering::SeqCst);
+        // Nobody else may be left to take what the dispatcher is about to send.
+        while tasks.try_recv().is_ok() {}
+    }
+    outcome
+}
+
+fn do_tasks(mut worker: IngestWorker, tasks: &Receiver<Task>, shared: &Shared<'_>) -> Result<()> {
     let mut checker = PageChecker::new(shared.options.page_size as usize);
     let mut buffer = vec![0; BLOCK];
     for task in tasks {
+        if shared.failed.load(Ordering::Relaxed) {
+            continue;
+        }
         let path = || format!("unable to copy '{}'", task.file.display_path());
         match task.file.kind {
             PlannedKind::Bytes => copy_bytes(&task, &mut worker, &mut buffer, shared).with_context(path)?,
@@ -317,7 +336,7 @@ fn copy_pages(
             // A page that the file ends in has no checksum to fit.
             let whole = length - length % page_size;
             let first = u32::try_from(offset / page_size as u64).context("a file of too many pages")?;
-            checker.check(checked, first, &mut block[..whole]);
+            checker.check(checked, first, &mut block[..whole]).context("unable to read again")?;
         }
         crc = crc32c::crc32c_append(crc, &block[..length]);
         Ok(region.push(worker, block)?)

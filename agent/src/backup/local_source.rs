@@ -7,12 +7,16 @@ use anyhow::{Context, Result, bail};
 use walkeep_chunkstore::repository::{ClusterIdentity, Tablespace};
 use walkeep_proto::control_file::{CONTROL_FILE_BYTES, ControlFile};
 use walkeep_proto::identity::Oid;
+use walkeep_proto::tablespace_map::TablespaceMap;
 use walkeep_proto::version::MajorVersion;
 
 use crate::postgres::{Postmaster, Session};
 
 /// How often a torn `pg_control` is read again. The server writes it in one call, so a few times are plenty.
 const CONTROL_FILE_ATTEMPTS: u32 = 100;
+
+/// How long a server may take from its process's start to its own idea of it, in seconds: huge shared memory, slow DNS.
+const LONGEST_START: i64 = 600;
 
 /// A cluster on this machine that can be backed up.
 #[derive(Debug)]
@@ -61,7 +65,6 @@ impl LocalSource {
         check_no_pooler(session)?;
         let mode = std::fs::metadata(&pgdata).with_context(|| format!("unable to read '{}'", pgdata.display()))?;
         let tablespaces = tablespaces(&pgdata)?;
-        check_tablespaces(&pgdata, &tablespaces)?;
         Ok(Self {
             major,
             server_version: version.clone(),
@@ -70,6 +73,27 @@ impl LocalSource {
             tablespaces,
             pgdata,
         })
+    }
+}
+
+impl LocalSource {
+    /// Looks at the tablespaces anew. Those that exist when the backup has started are its own: replay knows the later ones.
+    pub fn refresh_tablespaces(&mut self) -> Result<()> {
+        self.tablespaces = tablespaces(&self.pgdata)?;
+        Ok(())
+    }
+
+    /// Refuses a stopped backup whose own map names a tablespace that was not copied.
+    pub fn check_map(&self, tablespace_map: &str) -> Result<()> {
+        let map = TablespaceMap::parse(tablespace_map.as_bytes(), self.major)
+            .context("unable to understand the backup's tablespace map")?;
+        for (oid, path) in &map.entries {
+            if !self.tablespaces.iter().any(|tablespace| tablespace.oid == *oid) {
+                let path = String::from_utf8_lossy(path);
+                bail!("tablespace {oid} at '{path}' appeared while the backup started: take it again");
+            }
+        }
+        Ok(())
     }
 }
 
@@ -131,8 +155,9 @@ fn check_same_server(pgdata: &Path, started: i64) -> Result<()> {
     let Some(postmaster) = Postmaster::of(pgdata)? else {
         bail!("the connection leads to a running server, but none runs on '{}'", pgdata.display());
     };
-    // The postmaster writes its file a moment after it notes its start.
-    if (postmaster.started - started).abs() > 2 {
+    // The file holds the process's start; the server counts from when shared memory and preloaded libraries were ready.
+    let head_start = started - postmaster.started;
+    if !(-2..=LONGEST_START).contains(&head_start) {
         bail!(
             "the connection leads to a server that started at {started}, the one on '{}' started at {} (seconds since 1970)",
             pgdata.display(),
@@ -174,6 +199,7 @@ fn tablespaces(pgdata: &Path) -> Result<Vec<Tablespace>> {
         found.push(Tablespace { oid, location });
     }
     found.sort_by_key(|tablespace| tablespace.oid);
+    check_tablespaces(pgdata, &found)?;
     Ok(found)
 }
 
@@ -181,9 +207,11 @@ fn tablespaces(pgdata: &Path) -> Result<Vec<Tablespace>> {
 fn check_tablespaces(pgdata: &Path, tablespaces: &[Tablespace]) -> Result<()> {
     for tablespace in tablespaces {
         let Some(location) = &tablespace.location else { continue };
-        let resolved = Path::new(location).canonicalize();
-        let resolved =
-            resolved.with_context(|| format!("unable to open tablespace {} at '{location}'", tablespace.oid))?;
+        let resolved = match Path::new(location).canonicalize() {
+            // It was dropped just now.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            other => other.with_context(|| format!("unable to open tablespace {} at '{location}'", tablespace.oid))?,
+        };
         if resolved.starts_with(pgdata) {
             bail!("tablespace {} at '{location}' lies inside the data directory: move it out", tablespace.oid);
         }

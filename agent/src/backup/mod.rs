@@ -56,7 +56,8 @@ pub fn take(context: &Context, options: &BackupOptions, on_progress: OnProgress<
     let abandoned = context.repository.storage().remove_abandoned(std::time::SystemTime::now())?;
     tracing::info!("{abandoned} files of crashed writers removed");
     let session = connect(context)?;
-    let source = LocalSource::check(&session, &pgdata, &identity)?;
+    let mut keeper = LeaseKeeper::new(lease, &session);
+    let mut source = LocalSource::check(&session, &pgdata, &identity)?;
     wal_proof::check_settings(&session)?;
     let (index, _) = ChunkIndex::open(&index_directory(context), &context.repository)?;
     let nodes = Arc::new(NodeStore::new(Arc::clone(&context.repository)));
@@ -65,6 +66,7 @@ pub fn take(context: &Context, options: &BackupOptions, on_progress: OnProgress<
     let id = BackupId::generate(started);
     let probe = wal_proof::switch_segment(&session, identity.wal_segment_size)?;
     let running = session::start(&session, &source, id.as_str())?;
+    source.refresh_tablespaces()?;
     let archive = context.archive();
     wal_proof::wait_for_probe(&archive, &session, probe, context.config.archive_timeout())?;
 
@@ -75,7 +77,7 @@ pub fn take(context: &Context, options: &BackupOptions, on_progress: OnProgress<
         compression_level: context.config.compression.level,
         jobs: context.config.jobs(),
     };
-    let mut keeper = LeaseKeeper::new(lease, &session);
+    keeper.check()?;
     let copied = copy::run(
         &source,
         copy_options,
@@ -84,6 +86,7 @@ pub fn take(context: &Context, options: &BackupOptions, on_progress: OnProgress<
         &mut copy::Watch { keeper: &mut keeper, on_progress },
     )?;
     let stopped = running.stop(&session)?;
+    source.check_map(&stopped.tablespace_map)?;
     let errors = copied.suspects.clone().verdict(stopped.start_lsn, stopped.stop_lsn);
     wal_proof::store_histories(&archive, &pgdata, stopped.timeline, context.config.compression.level)?;
     wal_proof::wait_for_range(

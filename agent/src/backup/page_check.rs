@@ -55,8 +55,18 @@ impl Suspects {
         }
     }
 
-    fn add(&mut self, page: Suspect) {
-        if self.pages.len() < LISTED { self.pages.push(page) } else { self.more.push(page.lsn) }
+    /// Keeps the pages with the oldest LSNs by name: those that were torn while the backup ran are the newest.
+    fn add(&mut self, mut page: Suspect) {
+        if self.pages.len() >= LISTED {
+            if let Some(newest) =
+                self.pages.iter_mut().max_by_key(|known| known.lsn).filter(|known| known.lsn > page.lsn)
+            {
+                std::mem::swap(newest, &mut page);
+            }
+            self.more.push(page.lsn);
+            return;
+        }
+        self.pages.push(page);
     }
 
     /// Which suspects are damage, now that start and stop of the backup are known.
@@ -102,20 +112,25 @@ impl PageChecker {
 
     /// Checks whole pages that were read from page number `first` of the file on. Pages that were torn are replaced by
     /// what a later reading gave.
-    pub fn check(&mut self, file: &CheckedFile<'_>, first: u32, pages: &mut [u8]) {
+    pub fn check(&mut self, file: &CheckedFile<'_>, first: u32, pages: &mut [u8]) -> std::io::Result<()> {
         let (failed, verifier) = (&mut self.failed, &self.verifier);
         failed.clear();
         let block = file.first_block.saturating_add(first);
         verifier.verify_pages(pages, self.page_size, block, &mut |index, fault| failed.push((index, fault)));
-        for (index, fault) in std::mem::take(&mut self.failed) {
+        let failed = std::mem::take(&mut self.failed);
+        if !failed.is_empty() {
+            std::thread::sleep(PAUSE);
+        }
+        for (index, fault) in failed {
             let Some(page) = pages.get_mut(index * self.page_size..(index + 1) * self.page_size) else { continue };
             let number = first.saturating_add(u32::try_from(index).unwrap_or(u32::MAX));
-            if let Some(fault) = self.read_again(file, number, page, fault) {
+            if let Some(fault) = self.read_again(file, number, page, fault)? {
                 let lsn = PageHeader::parse(page).map_or(Lsn::INVALID, |header| header.lsn);
                 let path = String::from_utf8_lossy(file.path).into_owned();
                 self.suspects.add(Suspect { path, block: number, fault, lsn });
             }
         }
+        Ok(())
     }
 
     /// Reads a page until it fits or is the same twice; gives the fault that stays.
@@ -125,23 +140,29 @@ impl PageChecker {
         number: u32,
         page: &mut [u8],
         mut fault: PageFault,
-    ) -> Option<PageFault> {
+    ) -> std::io::Result<Option<PageFault>> {
         let mut again = vec![0; self.page_size];
-        for _ in 0..ATTEMPTS {
-            std::thread::sleep(PAUSE);
-            // Cut off meanwhile: then replay cuts it off too.
-            file.file.read_exact_at(&mut again, u64::from(number) * self.page_size as u64).ok()?;
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                std::thread::sleep(PAUSE);
+            }
+            match file.file.read_exact_at(&mut again, u64::from(number) * self.page_size as u64) {
+                // Cut off meanwhile: then replay cuts it off too.
+                Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+                other => other?,
+            }
             let unchanged = again == page;
             page.copy_from_slice(&again);
             let mut found = None;
             let block = file.first_block.saturating_add(number);
             self.verifier.verify_pages(page, self.page_size, block, &mut |_, fault| found = Some(fault));
-            fault = found?;
+            let Some(found) = found else { return Ok(None) };
+            fault = found;
             if unchanged {
-                return Some(fault);
+                return Ok(Some(fault));
             }
         }
-        Some(fault)
+        Ok(Some(fault))
     }
 
     /// What stayed wrong.
@@ -172,7 +193,7 @@ mod tests {
         file.write_all(&pages.concat()).unwrap();
         let mut checker = PageChecker::new(PAGE);
         let mut bytes = pages.concat();
-        checker.check(&CheckedFile { file: &file, path: b"base/1/2", first_block: 100 }, 0, &mut bytes);
+        checker.check(&CheckedFile { file: &file, path: b"base/1/2", first_block: 100 }, 0, &mut bytes).unwrap();
         checker.finish()
     }
 
@@ -193,7 +214,7 @@ mod tests {
         let mut torn = good.clone();
         torn[5000..].fill(1);
         let mut checker = PageChecker::new(PAGE);
-        checker.check(&CheckedFile { file: &file, path: b"x", first_block: 100 }, 0, &mut torn);
+        checker.check(&CheckedFile { file: &file, path: b"x", first_block: 100 }, 0, &mut torn).unwrap();
         assert_eq!(torn, good);
         assert_eq!(checker.finish().verdict(Lsn::new(100), Lsn::new(200)).total, 0);
     }

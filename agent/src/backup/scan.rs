@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use walkeep_proto::data_directory::{Treatment, exclusion, tablespace_version_directory, unlogged_init_sibling};
-use walkeep_proto::relation_file::{RelationFile, is_slru_file, is_temporary_relation_file};
+use walkeep_proto::relation_file::{RelationFile, is_slru_file};
 
 use super::local_source::LocalSource;
 
@@ -53,7 +53,11 @@ pub fn plan(source: &LocalSource) -> Result<Vec<Planned>> {
     for tablespace in source.tablespaces.iter().filter(|tablespace| tablespace.location.is_some()) {
         let relative = format!("pg_tblspc/{}/{version_directory}", tablespace.oid);
         let path = source.pgdata.join(&relative);
-        let metadata = fs::metadata(&path).with_context(|| format!("unable to read '{}'", path.display()))?;
+        let metadata = match fs::metadata(&path) {
+            // Dropped since the backup started: replay drops it again.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            other => other.with_context(|| format!("unable to read '{}'", path.display()))?,
+        };
         planned.push(entry(&relative, PlannedKind::Directory, &metadata));
         walk(&source.pgdata, &relative, &mut planned)?;
     }
@@ -116,7 +120,7 @@ fn visit(root: &Path, relative: &str, path: &Path, metadata: &fs::Metadata, plan
         tracing::warn!("'{relative}' is no file, directory or link and is left out");
         return Ok(());
     }
-    if is_temporary_relation_file(relative) || is_unlogged(root, relative) {
+    if is_unlogged(root, relative) {
         return Ok(());
     }
     planned.push(entry(relative, kind_of(relative), metadata));

@@ -68,8 +68,7 @@ fn file_name(segment: WalSegment, size: WalSegmentSize) -> Result<WalFileName> {
 
 /// Waits until the switched segment is in the repository.
 pub fn wait_for_probe(archive: &WalArchive, session: &Session, probe: WalFileName, limit: Duration) -> Result<()> {
-    wait_for(archive, session, &probe, Instant::now(), limit)
-        .context("unable to start copying, archiving does not work")
+    wait_for(archive, session, &probe, limit).context("unable to start copying, archiving does not work")
 }
 
 /// Waits until every segment that recovery needs to become consistent is in the repository.
@@ -80,33 +79,40 @@ pub fn wait_for_range(
     size: WalSegmentSize,
     limit: Duration,
 ) -> Result<()> {
-    let started = Instant::now();
     let last = size.segment_before(backup.stop_lsn);
     let mut number: SegmentNumber = size.segment_at(backup.start_lsn);
     while number <= last {
         let file = file_name(WalSegment { timeline: backup.timeline, number }, size)?;
-        wait_for(archive, session, &file, started, limit).context("unable to commit the backup, its WAL is missing")?;
+        wait_for(archive, session, &file, limit).context("unable to commit the backup, its WAL is missing")?;
         number = number.next();
     }
     Ok(())
 }
 
-fn wait_for(
-    archive: &WalArchive,
-    session: &Session,
-    file: &WalFileName,
-    started: Instant,
-    limit: Duration,
-) -> Result<()> {
+/// Waits as long as the archiver gets on: a backlog takes its time, a broken archive does not move.
+fn wait_for(archive: &WalArchive, session: &Session, file: &WalFileName, limit: Duration) -> Result<()> {
+    let mut moved = Instant::now();
+    let mut archived = String::new();
     while !archive.contains(file)? {
-        let waited = started.elapsed();
+        anyhow::ensure!(!session.is_lost(), "the connection that started the backup is lost: PostgreSQL has ended it");
+        let waited = moved.elapsed();
         if waited >= limit {
-            let detail = archiver_report(session).unwrap_or_default();
-            return Err(NotArchived { segment: file.to_string(), waited, detail }.into());
+            let last = session.value("SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver")?;
+            if last == archived || archived.is_empty() && !is_behind(&last, file) {
+                let detail = archiver_report(session).unwrap_or_default();
+                return Err(NotArchived { segment: file.to_string(), waited, detail }.into());
+            }
+            archived = last;
+            moved = Instant::now();
         }
         std::thread::sleep(POLL);
     }
     Ok(())
+}
+
+/// Whether the archiver's last file comes before the wanted one: then it may be on its way.
+fn is_behind(last: &str, file: &WalFileName) -> bool {
+    !last.is_empty() && last < file.to_string().as_str()
 }
 
 /// What `pg_stat_archiver` says about the last failure, if there was one after the last success.
@@ -137,10 +143,7 @@ fn store_history(archive: &WalArchive, pgdata: &Path, timeline: TimelineId, leve
     if let Some(history) = archive.history(timeline)? {
         return Ok(history);
     }
-    let file = WalFileName::History(timeline);
-    let path = pgdata.join("pg_wal").join(file.to_string());
-    let text = std::fs::read(&path).with_context(|| format!("unable to read '{}'", path.display()))?;
-    let history = TimelineHistory::parse(timeline, &text)?;
-    archive.push(&file, &text, None, level)?;
+    let path = pgdata.join("pg_wal").join(WalFileName::History(timeline).to_string());
+    let (_, history) = crate::archive::push_history(archive, &path, timeline, level)?;
     Ok(history)
 }

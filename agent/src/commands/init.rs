@@ -1,5 +1,7 @@
 //! `walkeep init`.
 
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -90,7 +92,12 @@ fn write_config(file: &Path, args: &InitArgs, pgdata: &Path, repository: &Path) 
     if let Some(directory) = file.parent() {
         std::fs::create_dir_all(directory).with_context(|| format!("unable to create '{}'", directory.display()))?;
     }
-    std::fs::write(file, text).with_context(|| format!("unable to write '{}'", file.display()))?;
+    // It may hold a password.
+    let mut options = std::fs::OpenOptions::new();
+    let created = options.write(true).create_new(true).mode(0o640).open(file);
+    created
+        .and_then(|mut created| created.write_all(text.as_bytes()))
+        .with_context(|| format!("unable to write '{}'", file.display()))?;
     Ok(true)
 }
 

@@ -44,7 +44,7 @@ pub fn run(cli: &Cli) -> Result<Exit> {
                     Bytes(statistics.stored_bytes).to_string(),
                     manifest.timeline.to_string(),
                     manifest.stop_lsn.to_string(),
-                    Elapsed(std::time::Duration::from_secs_f64(view.duration_seconds)).to_string(),
+                    Elapsed(manifest.stopped.duration_since(manifest.started).unsigned_abs()).to_string(),
                     view.status.to_owned(),
                 ]
             }

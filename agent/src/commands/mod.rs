@@ -83,6 +83,9 @@ fn repository_hint(cli: &Cli, error: &walkeep_chunkstore::Error) -> Option<Strin
         ErrorKind::Full => {
             Some("free space where the repository is; nothing that was acknowledged is affected".to_owned())
         }
+        ErrorKind::Failed if matches!(error, Error::Index { .. }) => {
+            Some("the index can be deleted at any time: the next run builds it anew".to_owned())
+        }
         ErrorKind::Unreachable => {
             Some("check that the repository is there and that this user may write to it".to_owned())
         }

@@ -47,7 +47,7 @@ impl From<Exit> for ExitCode {
 impl From<ErrorKind> for Exit {
     fn from(kind: ErrorKind) -> Self {
         match kind {
-            ErrorKind::Full => Self::Failed,
+            ErrorKind::Full | ErrorKind::Failed => Self::Failed,
             ErrorKind::Unreachable => Self::Unreachable,
             ErrorKind::Damaged => Self::Damaged,
             ErrorKind::NotFound => Self::NotFound,

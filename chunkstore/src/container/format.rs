@@ -64,6 +64,17 @@ pub struct FramePosition {
     pub length: u32,
 }
 
+impl FramePosition {
+    /// Refuses a length that no frame has, before anything is allocated for it: stored bytes are never more than raw ones.
+    pub(crate) fn check(self, object: &impl std::fmt::Display) -> Result<(), crate::Error> {
+        if self.length <= MAX_RAW_FRAME + FRAME_HEADER as u32 {
+            Ok(())
+        } else {
+            Err(crate::Error::damaged(object, format_args!("a frame of {} bytes at {}", self.length, self.offset)))
+        }
+    }
+}
+
 /// Why bytes are no valid part of a container.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum FormatError {

@@ -83,6 +83,7 @@ impl Container {
         }
         let mut end = storage.get_range(key, length.saturating_sub(FIRST_READ)..length)?;
         let trailer = Trailer::decode(&end, length).map_err(|e| refuse(key, &e))?;
+        trailer.table.check(key)?;
         if trailer.table.offset < length - end.len() as u64 {
             end = storage.get_range(key, trailer.table.offset..length)?;
         }
@@ -150,6 +151,7 @@ pub(crate) fn read_frame(
     decompressor: &mut Decompressor,
     out: &mut Vec<u8>,
 ) -> Result<()> {
+    position.check(key)?;
     let end = position
         .offset
         .checked_add(u64::from(position.length))

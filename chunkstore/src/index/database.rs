@@ -30,6 +30,8 @@ const CACHE_BYTES: usize = 32 << 20;
 const WRITE_BUFFER_BYTES: usize = 8 << 20;
 /// A row's value: five numbers of four bytes.
 const ROW: usize = 20;
+/// Its presence says that the database was found damaged and must be built anew.
+const BROKEN: &str = "DAMAGED";
 
 /// What [`ChunkIndex::open`] had to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,15 +51,32 @@ struct PackRow {
     kind: PackKind,
     /// Whether an index object names it.
     indexed: bool,
-    /// Size in the latest listing; `None` for one that is gone.
-    size: Option<u64>,
+    /// Its length when it was taken in.
+    length: u64,
+    /// Whether the latest listing has it, with that length.
+    present: bool,
 }
 
+/// Bytes of a pack's row.
+const PACK_ROW: usize = 14;
+
 impl PackRow {
-    /// As stored behind the pack's id: number, kind, indexed.
-    fn value(&self, number: u32) -> [u8; 6] {
-        let [a, b, c, d] = number.to_le_bytes();
-        [a, b, c, d, u8::from(self.kind == PackKind::Nodes), u8::from(self.indexed)]
+    /// As stored behind the pack's id: number, kind, indexed, length.
+    fn value(&self, number: u32) -> [u8; PACK_ROW] {
+        let mut value = [0; PACK_ROW];
+        value[..4].copy_from_slice(&number.to_le_bytes());
+        value[4] = u8::from(self.kind == PackKind::Nodes);
+        value[5] = u8::from(self.indexed);
+        value[6..].copy_from_slice(&self.length.to_le_bytes());
+        value
+    }
+
+    fn parse(id: PackId, value: &[u8]) -> Option<(u32, Self)> {
+        let value: &[u8; PACK_ROW] = value.try_into().ok()?;
+        let [a, b, c, d, kind, indexed, length @ ..] = *value;
+        let kind = if kind == 1 { PackKind::Nodes } else { PackKind::Data };
+        let row = Self { id, kind, indexed: indexed == 1, length: u64::from_le_bytes(length), present: false };
+        Some((u32::from_le_bytes([a, b, c, d]), row))
     }
 }
 
@@ -86,46 +105,84 @@ impl ChunkIndex {
     /// Opens the database, brings it up to date with the repository, and rebuilds it if it is missing or broken.
     pub fn open(path: &Path, repository: &Arc<Repository>) -> Result<(Self, RebuildReport)> {
         let mut report = RebuildReport::default();
-        let database = match open_database(path) {
-            Ok(database) => database,
-            Err(error) if is_locked(&error) => {
-                let problem = "another process has it open".to_owned();
-                return Err(Error::Conflict { object: format!("index at '{}'", path.display()), problem });
+        std::fs::create_dir_all(path).map_err(|e| Error::storage("create", path.display(), e))?;
+        let mut index = None;
+        if !path.join(BROKEN).exists() {
+            match open_database(path) {
+                Ok(database) => index = Self::with(database, path).ok(),
+                Err(error) if is_locked(&error) => {
+                    let problem = "another process has it open".to_owned();
+                    return Err(Error::Conflict { object: format!("index at '{}'", path.display()), problem });
+                }
+                Err(error) if is_damage(&error) => tracing::warn!("index at '{}': {error}", path.display()),
+                Err(error) => return Err(failed(path, error)),
             }
-            Err(error) => {
-                tracing::warn!("index at '{}' is unusable and is built anew: {error}", path.display());
+        }
+        let index = match index {
+            Some(index) => index,
+            None => {
+                tracing::warn!("index at '{}' is unusable and is built anew", path.display());
                 report.recreated = true;
                 DB::destroy(&Options::default(), path).map_err(|e| failed(path, e))?;
-                open_database(path).map_err(|e| failed(path, e))?
+                let database = open_database(path).map_err(|e| failed(path, e))?;
+                // What `destroy` does not know, the marker among it, stays: it must not condemn the new one too.
+                match std::fs::remove_file(path.join(BROKEN)) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(Error::storage("remove", path.join(BROKEN).display(), e));
+                    }
+                    _ => Self::with(database, path)?,
+                }
             }
         };
-        let index =
-            Self { database, path: path.to_owned(), packs: RwLock::default(), orphans: parking_lot::Mutex::default() };
-        index.load_packs()?;
         index.catch_up(repository, &mut report)?;
         Ok((index, report))
     }
 
+    fn with(database: DB, path: &Path) -> Result<Self> {
+        let index =
+            Self { database, path: path.to_owned(), packs: RwLock::default(), orphans: parking_lot::Mutex::default() };
+        if index.load_packs()? {
+            Ok(index)
+        } else {
+            Err(Error::Invalid(format!("index at '{}' numbers its packs wrongly", path.display())))
+        }
+    }
+
     /// Where the chunk is, if it is known and its pack exists.
     pub fn find(&self, kind: PackKind, id: &ChunkId) -> Result<Option<Location>> {
-        let row = self.database.get_pinned_cf(self.family(kind)?, id.as_bytes()).map_err(|e| self.failed(e))?;
+        let row = match self.database.get_pinned_cf(self.family(kind)?, id.as_bytes()) {
+            Ok(row) => row,
+            Err(error) if is_damage(&error) => {
+                // Knowing less than there is costs space, never data; the next run starts with a new index.
+                tracing::warn!("index at '{}' is damaged: {error}", self.path.display());
+                std::fs::write(self.path.join(BROKEN), b"").ok();
+                return Ok(None);
+            }
+            Err(error) => return Err(self.failed(error)),
+        };
         let Some(row) = row else { return Ok(None) };
         let Ok(row) = <[u8; ROW]>::try_from(&row[..]) else { return Ok(None) };
         let number = |at: usize| u32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]]);
         let packs = self.packs.read();
-        let Some(pack) = packs.rows.get(number(0) as usize).filter(|pack| pack.size.is_some()) else { return Ok(None) };
+        let Some(pack) = packs.rows.get(number(0) as usize).filter(|pack| pack.present) else { return Ok(None) };
         let frame = FramePosition { offset: u64::from(number(4)), length: number(8) };
         Ok(Some(Location { pack: pack.id, frame, offset: number(12), length: number(16) }))
     }
 
     /// Whether the pack was there when the repository was last listed, or was added since.
     pub fn has_pack(&self, id: &PackId) -> bool {
-        self.packs.read().get(id).is_some_and(|pack| pack.size.is_some())
+        self.packs.read().get(id).is_some_and(|pack| pack.present)
+    }
+
+    /// The length a pack had when it was taken in.
+    pub fn pack_length(&self, id: &PackId) -> Option<u64> {
+        self.packs.read().get(id).map(|pack| pack.length)
     }
 
     /// Takes in a pack that is durable in the repository, in one atomic step.
     pub fn insert(&self, pack: &IndexedPack, in_index_object: bool) -> Result<()> {
-        let row = PackRow { id: pack.id, kind: pack.kind, indexed: in_index_object, size: Some(pack.length) };
+        let row =
+            PackRow { id: pack.id, kind: pack.kind, indexed: in_index_object, length: pack.length, present: true };
         let mut packs = self.packs.write();
         let number = match packs.numbers.get(&pack.id) {
             Some(number) => *number,
@@ -175,29 +232,24 @@ impl ChunkIndex {
         std::mem::take(&mut self.orphans.lock())
     }
 
-    fn load_packs(&self) -> Result<()> {
+    /// Reads the numbers of all packs. Says whether they make sense.
+    fn load_packs(&self) -> Result<bool> {
         let mut rows = Vec::new();
         for row in self.database.iterator_cf(self.cf(PACKS)?, IteratorMode::Start) {
             let (key, value) = row.map_err(|e| self.failed(e))?;
-            if let (Ok(id), [a, b, c, d, kind, indexed]) = (<[u8; 32]>::try_from(&key[..]), &value[..]) {
-                let kind = if *kind == 1 { PackKind::Nodes } else { PackKind::Data };
-                let row = PackRow { id: PackId::new(id), kind, indexed: *indexed == 1, size: None };
-                rows.push((u32::from_le_bytes([*a, *b, *c, *d]), row));
-            }
+            let id = <[u8; 32]>::try_from(&key[..]).ok().map(PackId::new);
+            rows.extend(id.and_then(|id| PackRow::parse(id, &value)));
         }
         rows.sort_by_key(|(number, _)| *number);
         let mut packs = self.packs.write();
         for (number, row) in rows {
             if number as usize != packs.rows.len() {
-                return Err(Error::Invalid(format!(
-                    "index at '{}' numbers its packs wrongly: delete the directory, it is rebuilt",
-                    self.path.display()
-                )));
+                return Ok(false);
             }
             packs.numbers.insert(row.id, number);
             packs.rows.push(row);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Lists the repository: marks packs that are there, takes in index objects and orphan packs that are new.
@@ -211,7 +263,8 @@ impl ChunkIndex {
             }
         }
         for row in &mut self.packs.write().rows {
-            row.size = listed.get(&row.id).map(|(_, size)| *size);
+            // One that is shorter or longer than it was is as good as gone: nothing is deduplicated against it.
+            row.present = listed.get(&row.id) == Some(&(row.kind, row.length));
         }
         self.apply_index_objects(repository, &listed, report)?;
         let indexed = |id: &PackId| self.packs.read().get(id).is_some_and(|pack| pack.indexed);
@@ -279,8 +332,16 @@ fn failed(path: &Path, source: rocksdb::Error) -> Error {
     Error::Index { path: path.display().to_string(), source }
 }
 
+/// RocksDB's words for a lock held by this or another process (`env/fs_posix.cc`).
 fn is_locked(error: &rocksdb::Error) -> bool {
-    error.kind() == rocksdb::ErrorKind::IOError && error.as_ref().contains("lock")
+    let text: &str = error.as_ref();
+    text.starts_with("IO error: lock hold by current process") || text.starts_with("IO error: While lock file")
+}
+
+/// Whether the database itself is bad, not the disk or the rights.
+fn is_damage(error: &rocksdb::Error) -> bool {
+    use rocksdb::ErrorKind;
+    matches!(error.kind(), ErrorKind::Corruption | ErrorKind::InvalidArgument | ErrorKind::NotFound)
 }
 
 fn open_database(path: &Path) -> Result<DB, rocksdb::Error> {
@@ -302,6 +363,5 @@ fn open_database(path: &Path) -> Result<DB, rocksdb::Error> {
     options.set_keep_log_file_num(2);
     options.set_paranoid_checks(true);
     let families = [CHUNKS, NODES, PACKS, APPLIED].map(|name| ColumnFamilyDescriptor::new(name, options.clone()));
-    std::fs::create_dir_all(path).ok();
     DB::open_cf_descriptors(&options, path, families)
 }

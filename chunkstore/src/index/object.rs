@@ -111,7 +111,7 @@ impl IndexedPack {
 pub fn read_pack_table(repository: &Repository, kind: PackKind, id: PackId, length: u64) -> Result<IndexedPack> {
     let key = kind.key(id)?;
     let container = Container::open_sized(repository.storage(), &key, length, kind.container(), repository.id())?;
-    let table = codec::decode(PACK_TABLE_VERSION, container.table()).map_err(|e| Error::damaged(&key, e))?;
+    let table = codec::decode(PACK_TABLE_VERSION, container.table()).map_err(|e| Error::undecodable(&key, &e))?;
     Ok(IndexedPack { id, kind, length, table })
 }
 
@@ -136,42 +136,59 @@ pub fn read_index_object(
 ) -> Result<()> {
     let container = Container::open(repository.storage(), key, ContainerKind::Index, repository.id())?;
     let frames: Vec<FramePosition> =
-        codec::decode(INDEX_VERSION, container.table()).map_err(|e| Error::damaged(key, e))?;
+        codec::decode(INDEX_VERSION, container.table()).map_err(|e| Error::undecodable(key, &e))?;
     let mut decompressor = Decompressor::new()?;
     for frame in frames {
         let mut plaintext = Vec::new();
         container.frame(repository.storage(), frame, &mut decompressor, &mut plaintext)?;
-        visit(codec::decode(INDEX_VERSION, &plaintext).map_err(|e| Error::damaged(key, e))?)?;
+        visit(codec::decode(INDEX_VERSION, &plaintext).map_err(|e| Error::undecodable(key, &e))?)?;
     }
     Ok(())
 }
 
-/// Looks for a chunk in all index objects, then in the tables of packs that no index object names.
+/// Looks for a chunk in all index objects, then in the tables of packs that no index object names. Damaged ones are passed
+/// over: the chunk may be named elsewhere.
 pub(crate) fn find_in_objects(repository: &Repository, id: ChunkId) -> Result<Option<Location>> {
-    let mut found = None;
     let mut indexed = std::collections::HashSet::new();
-    let mut look = |pack: IndexedPack| {
-        indexed.insert(pack.id);
-        for (chunk, location) in pack.chunks() {
-            let exists = || Ok::<_, Error>(repository.storage().size(&pack.kind.key(pack.id)?)?.is_some());
-            if chunk == id && found.is_none() && exists()? {
+    for object in repository.storage().list(layout::INDEX)? {
+        let mut found = None;
+        let outcome = read_index_object(repository, &object.key, |pack| {
+            indexed.insert(pack.id);
+            if found.is_none()
+                && let Some((_, location)) = pack.chunks().find(|(chunk, _)| *chunk == id)
+                && repository.storage().size(&pack.kind.key(pack.id)?)? == Some(pack.length)
+            {
                 found = Some(location);
             }
+            Ok(())
+        });
+        if found.is_some() {
+            return Ok(found);
         }
-        Ok(())
-    };
-    for object in repository.storage().list(layout::INDEX)? {
-        read_index_object(repository, &object.key, &mut look)?;
+        pass_over_damage(outcome)?;
     }
     for kind in [PackKind::Data, PackKind::Nodes] {
         for info in repository.storage().list(kind.prefix())? {
-            let Some(pack) = layout::pack_of(&info.key).filter(|pack| found.is_none() && !indexed.contains(pack))
-            else {
-                continue;
-            };
-            let table = read_pack_table(repository, kind, pack, info.size)?;
-            found = table.chunks().find(|(chunk, _)| *chunk == id).map(|(_, location)| location);
+            let Some(pack) = layout::pack_of(&info.key).filter(|pack| !indexed.contains(pack)) else { continue };
+            match read_pack_table(repository, kind, pack, info.size) {
+                Ok(table) => {
+                    if let Some((_, location)) = table.chunks().find(|(chunk, _)| *chunk == id) {
+                        return Ok(Some(location));
+                    }
+                }
+                Err(error) => pass_over_damage(Err(error))?,
+            }
         }
     }
-    Ok(found)
+    Ok(None)
+}
+
+fn pass_over_damage(outcome: Result<()>) -> Result<()> {
+    match outcome {
+        Err(error @ (Error::Damaged { .. } | Error::NotFound { .. } | Error::Unsupported { .. })) => {
+            tracing::warn!("passed over in the search for a chunk: {error}");
+            Ok(())
+        }
+        other => other,
+    }
 }

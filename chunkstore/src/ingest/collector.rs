@@ -8,11 +8,11 @@ use crossbeam_channel::Receiver;
 use ulid::Ulid;
 
 use super::pack_stream::PackStream;
-use super::{FRAME_TARGET, FrameSlot, Message, PendingChunk, RegionContent, Shared};
+use super::{FRAME_TARGET, FrameSlot, Message, PendingChunk, RegionContent, Shared, WAITING_REGIONS};
 use crate::container::Compressor;
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, PackId};
-use crate::index::{FrameChunk, IndexedPack, PackKind, write_index_object};
+use crate::index::{ChunkIndex, FrameChunk, IndexedPack, PackKind, write_index_object};
 use crate::node::{Body, ByteMap, EncodedNode, FileContent, FileEntry, FileList, FileListBuilder, Location, NodeRef};
 use crate::repository::{Repository, layout};
 
@@ -107,6 +107,7 @@ struct RegionResult {
 struct PendingFile {
     head: FileHead,
     expected: u32,
+    deferred: bool,
     regions: BTreeMap<u32, RegionResult>,
 }
 
@@ -155,9 +156,12 @@ pub(super) struct Collector {
     waiting: Vec<RegionMessage>,
     files: BTreeMap<u64, PendingFile>,
     next_file: u64,
+    /// Files that come last, and where among the lists theirs belongs.
+    deferred: BTreeMap<u64, (usize, PendingFile)>,
     list: FileListBuilder,
     lists: Vec<PendingNode>,
     sealed: Vec<IndexedPack>,
+    sealed_chunks: usize,
     referenced: HashSet<(PackKind, PackId)>,
     outcome: Ingested,
 }
@@ -173,9 +177,11 @@ impl Collector {
             waiting: Vec::new(),
             files: BTreeMap::new(),
             next_file: 0,
+            deferred: BTreeMap::new(),
             list: FileListBuilder::default(),
             lists: Vec::new(),
             sealed: shared.index.take_orphans(),
+            sealed_chunks: 0,
             referenced: HashSet::new(),
             outcome: Ingested::default(),
             shared,
@@ -193,8 +199,8 @@ impl Collector {
                         self.data_pack_sealed(pack)?;
                     }
                 }
-                Message::File { number, head, regions } => {
-                    let file = PendingFile { head, expected: regions, regions: BTreeMap::new() };
+                Message::File { number, head, regions, deferred } => {
+                    let file = PendingFile { head, expected: regions, deferred, regions: BTreeMap::new() };
                     self.files.insert(number, file);
                     self.emit_files()?;
                 }
@@ -202,7 +208,7 @@ impl Collector {
             }
         }
         if self.shared.aborted.load(Ordering::SeqCst) {
-            return Err(Error::Invalid("the backup was given up".to_owned()));
+            return Err(Error::GivenUp);
         }
         self.finish()
     }
@@ -219,6 +225,11 @@ impl Collector {
         };
         if let Some(region) = self.describe(region)? {
             self.waiting.push(region);
+        }
+        if self.waiting.len() >= WAITING_REGIONS
+            && let Some(pack) = self.data.seal()?
+        {
+            self.data_pack_sealed(pack)?;
         }
         self.emit_files()
     }
@@ -247,7 +258,11 @@ impl Collector {
                 Some(self.store_node(&EncodedNode::ByteMap(ByteMap { chunks }.to_encoded()))?)
             }
         };
-        let Some(file) = self.files.get_mut(&region.file) else {
+        let file = match self.files.get_mut(&region.file) {
+            Some(file) => Some(file),
+            None => self.deferred.get_mut(&region.file).map(|(_, file)| file),
+        };
+        let Some(file) = file else {
             return Err(Error::Invalid(format!("a region of unknown file {}", region.file)));
         };
         let RegionMessage { length, crc32c, region, .. } = region;
@@ -306,13 +321,14 @@ impl Collector {
                 self.nodes_in_flight.remove(&id);
             }
         }
+        self.sealed_chunks += pack.chunk_count();
         self.sealed.push(pack);
-        let chunks: usize = self.sealed.iter().map(IndexedPack::chunk_count).sum();
-        if chunks >= INDEX_OBJECT_CHUNKS { self.write_index() } else { Ok(()) }
+        if self.sealed_chunks >= INDEX_OBJECT_CHUNKS { self.write_index() } else { Ok(()) }
     }
 
     fn write_index(&mut self) -> Result<()> {
         let packs = std::mem::take(&mut self.sealed);
+        self.sealed_chunks = 0;
         if packs.is_empty() {
             return Ok(());
         }
@@ -325,18 +341,45 @@ impl Collector {
 
     /// Moves files that are complete, in order, into file lists.
     fn emit_files(&mut self) -> Result<()> {
-        while self.files.get(&self.next_file).is_some_and(PendingFile::is_resolved) {
+        while self.files.get(&self.next_file).is_some_and(|file| file.deferred || file.is_resolved()) {
             let Some(file) = self.files.remove(&self.next_file) else { break };
+            let number = self.next_file;
             self.next_file += 1;
-            let entry = file.into_entry();
-            if let FileContent::File { length, regions, .. } = &entry.content {
-                self.outcome.files += 1;
-                self.outcome.logical_bytes += length;
-                self.referenced.extend(regions.iter().map(|node| (PackKind::Nodes, node.location.pack)));
+            if file.deferred {
+                // Its list will stand here; the next files begin another one.
+                if let Some(list) = self.list.finish() {
+                    self.store_list(&list)?;
+                }
+                self.deferred.insert(number, (self.lists.len(), file));
+                continue;
             }
+            let entry = self.count(file.into_entry());
             if let Some(list) = self.list.push(entry) {
                 self.store_list(&list)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Counts an entry that is about to enter a list.
+    fn count(&mut self, entry: FileEntry) -> FileEntry {
+        if let FileContent::File { length, regions, .. } = &entry.content {
+            self.outcome.files += 1;
+            self.outcome.logical_bytes += length;
+            self.referenced.extend(regions.iter().map(|node| (PackKind::Nodes, node.location.pack)));
+        }
+        entry
+    }
+
+    /// Puts the lists of deferred files into their places, the last place first.
+    fn emit_deferred(&mut self) -> Result<()> {
+        for (_, (place, file)) in std::mem::take(&mut self.deferred).into_iter().rev() {
+            if !file.is_resolved() {
+                return Err(unread(&file));
+            }
+            let entry = self.count(file.into_entry());
+            let node = self.store_node(&EncodedNode::FileList(FileList { entries: vec![entry] }.to_encoded()))?;
+            self.lists.insert(place, node);
         }
         Ok(())
     }
@@ -354,18 +397,18 @@ impl Collector {
         self.seal_nodes()?;
         self.emit_files()?;
         if let Some(file) = self.files.values().next() {
-            let path = String::from_utf8_lossy(&file.head.path).into_owned();
-            return Err(Error::Invalid(format!("'{path}' was not read to its end")));
+            return Err(unread(file));
         }
         if let Some(list) = self.list.finish() {
             self.store_list(&list)?;
         }
+        self.emit_deferred()?;
         self.seal_nodes()?;
         self.write_index()?;
         let lists: Option<Vec<NodeRef>> = self.lists.iter().map(PendingNode::resolve).collect();
         let lists = lists.ok_or_else(|| Error::Invalid("a file list has no place".to_owned()))?;
         self.referenced.extend(lists.iter().map(|node| (PackKind::Nodes, node.location.pack)));
-        check_packs(&self.shared.repository, &self.referenced)?;
+        check_packs(&self.shared.repository, &self.shared.index, &self.referenced)?;
         let shared = &self.shared;
         Ok(Ingested {
             file_lists: lists,
@@ -382,12 +425,19 @@ impl Collector {
     }
 }
 
+fn unread(file: &PendingFile) -> Error {
+    let path = String::from_utf8_lossy(&file.head.path).into_owned();
+    Error::Invalid(format!("'{path}' was not read to its end"))
+}
+
 /// Looks for every pack that the backup refers to in a fresh listing: what is not there cannot be restored.
-fn check_packs(repository: &Repository, referenced: &HashSet<(PackKind, PackId)>) -> Result<()> {
+fn check_packs(repository: &Repository, index: &ChunkIndex, referenced: &HashSet<(PackKind, PackId)>) -> Result<()> {
     for kind in [PackKind::Data, PackKind::Nodes] {
         let listed = repository.storage().list(kind.prefix())?;
-        let there: HashSet<PackId> = listed.iter().filter_map(|info| layout::pack_of(&info.key)).collect();
-        let missing = referenced.iter().find(|(of, pack)| *of == kind && !there.contains(pack));
+        let there: HashMap<PackId, u64> =
+            listed.iter().filter_map(|info| Some((layout::pack_of(&info.key)?, info.size))).collect();
+        let whole = |pack: &PackId| there.get(pack).is_some_and(|size| index.pack_length(pack) == Some(*size));
+        let missing = referenced.iter().find(|(of, pack)| *of == kind && !whole(pack));
         if let Some((_, pack)) = missing {
             let key = kind.key(*pack)?;
             return Err(Error::not_found(format_args!("pack '{key}', which the backup refers to,")));

@@ -38,6 +38,12 @@ use collector::{Collector, RegionMessage};
 pub(crate) const FRAME_TARGET: usize = 256 << 10;
 /// Bytes of a pack at which it is sealed.
 pub(crate) const PACK_TARGET: u64 = 64 << 20;
+/// Chunks of a pack at which it is sealed, however few bytes they take: its table must stay one frame.
+pub(crate) const PACK_CHUNKS: usize = 64 << 10;
+/// Regions waiting for their chunks' pack at which it is sealed, however small: each holds a map in memory.
+pub(crate) const WAITING_REGIONS: usize = 512;
+/// Regions that a worker may describe by a frame that it still holds back.
+pub(crate) const REGIONS_PER_FRAME: u32 = 16;
 
 /// How to ingest.
 #[derive(Clone, Copy, Debug)]
@@ -98,7 +104,7 @@ pub(crate) struct Shared {
 /// What travels to the collector.
 pub(crate) enum Message {
     Frame { frame: EncodedFrame, chunks: Vec<crate::index::FrameChunk>, slot: Arc<FrameSlot> },
-    File { number: u64, head: FileHead, regions: u32 },
+    File { number: u64, head: FileHead, regions: u32, deferred: bool },
     Region(RegionMessage),
 }
 
@@ -139,12 +145,17 @@ impl Ingest {
     /// Announces a file before any of its regions is finished. Numbers are given in ascending order of path, from 0
     /// without a gap; `regions` may be 0.
     pub fn file(&self, number: u64, head: FileHead, regions: u32) -> Result<()> {
-        self.sender.send(Message::File { number, head, regions }).map_err(|_| stopped())
+        self.announce(number, head, regions, false)
     }
 
-    /// Bytes added to the repository so far.
-    pub fn stored_bytes(&self) -> u64 {
-        self.shared.stored_bytes.load(Ordering::Relaxed)
+    /// Announces a file whose regions come last of all. It gets a file list of its own, so that the files behind it need
+    /// not wait in memory.
+    pub fn deferred_file(&self, number: u64, head: FileHead, regions: u32) -> Result<()> {
+        self.announce(number, head, regions, true)
+    }
+
+    fn announce(&self, number: u64, head: FileHead, regions: u32, deferred: bool) -> Result<()> {
+        self.sender.send(Message::File { number, head, regions, deferred }).map_err(|_| Error::Stopped)
     }
 
     /// Seals everything. All workers have been finished or dropped.
@@ -157,18 +168,8 @@ impl Ingest {
     /// Gives up: what is not sealed is dropped. Returns the collector's own error if it was the first to fail.
     pub fn abort(self) -> Option<Error> {
         self.shared.aborted.store(true, Ordering::SeqCst);
-        self.finish().err().filter(|error| !matches!(error, Error::Invalid(_)))
+        self.finish().err().filter(|error| !matches!(error, Error::GivenUp))
     }
-}
-
-/// The collector is gone; its own error, which [`Ingest::finish`] returns, says why.
-pub(crate) fn stopped() -> Error {
-    Error::Invalid("the pack writer stopped".to_owned())
-}
-
-/// Whether an error only says that the collector stopped.
-pub fn is_stopped(error: &Error) -> bool {
-    matches!(error, Error::Invalid(text) if text == "the pack writer stopped")
 }
 
 /// A region's finished description, for the collector.

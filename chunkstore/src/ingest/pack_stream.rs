@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{FrameSlot, PACK_TARGET, Shared};
+use super::{FrameSlot, PACK_CHUNKS, PACK_TARGET, Shared};
 use crate::container::{Compressor, ContainerWriter, EncodedFrame, FramePosition};
 use crate::error::Result;
 use crate::index::{FrameChunk, IndexedPack, PackKind, PackTable};
@@ -13,6 +13,7 @@ use crate::storage::Put;
 struct OpenPack {
     container: ContainerWriter,
     table: PackTable,
+    chunks: usize,
     slots: Vec<(Arc<FrameSlot>, FramePosition)>,
 }
 
@@ -37,7 +38,9 @@ impl PackStream {
         chunks: Vec<FrameChunk>,
         slot: Arc<FrameSlot>,
     ) -> Result<Option<IndexedPack>> {
-        let full = self.open.as_ref().is_some_and(|open| open.container.length() + frame.length() > PACK_TARGET);
+        let full = self.open.as_ref().is_some_and(|open| {
+            open.container.length() + frame.length() > PACK_TARGET || open.chunks + chunks.len() > PACK_CHUNKS
+        });
         let sealed = if full { self.seal()? } else { None };
         let open = match &mut self.open {
             Some(open) => open,
@@ -45,10 +48,11 @@ impl PackStream {
                 let repository = &self.shared.repository;
                 let kind = self.kind.container();
                 let container = ContainerWriter::start(repository.storage(), kind, repository.id())?;
-                self.open.insert(OpenPack { container, table: PackTable::default(), slots: Vec::new() })
+                self.open.insert(OpenPack { container, table: PackTable::default(), chunks: 0, slots: Vec::new() })
             }
         };
         let position = open.container.append(frame)?;
+        open.chunks += chunks.len();
         open.table.frames.push((position, chunks));
         open.slots.push((slot, position));
         Ok(sealed)
@@ -56,7 +60,7 @@ impl PackStream {
 
     /// Publishes the open pack, enters it into the index, and tells everybody who waits where its frames are.
     pub(super) fn seal(&mut self) -> Result<Option<IndexedPack>> {
-        let Some(OpenPack { container, table, slots }) = self.open.take() else { return Ok(None) };
+        let Some(OpenPack { container, table, slots, .. }) = self.open.take() else { return Ok(None) };
         let encoded = self.compressor.encode(&table.to_bytes())?;
         let kind = self.kind;
         let finished = container.finish(&encoded, |id| kind.key(id))?;

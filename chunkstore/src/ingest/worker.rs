@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use crossbeam_channel::Sender;
 
 use super::collector::RegionMessage;
-use super::{FRAME_TARGET, FrameSlot, Message, PendingChunk, RegionContent, Shared, stopped};
+use super::{FRAME_TARGET, FrameSlot, Message, PendingChunk, REGIONS_PER_FRAME, RegionContent, Shared};
 use crate::chunker::{ContentChunker, PageChunker};
 use crate::container::Compressor;
 use crate::error::{Error, Result};
@@ -29,11 +29,13 @@ struct FrameBuilder {
     plaintext: Vec<u8>,
     chunks: Vec<FrameChunk>,
     slot: Arc<FrameSlot>,
+    /// Regions finished since the last frame was handed over.
+    regions: u32,
 }
 
 impl FrameBuilder {
     fn new() -> Self {
-        Self { plaintext: Vec::with_capacity(FRAME_TARGET * 2), chunks: Vec::new(), slot: Arc::default() }
+        Self { plaintext: Vec::with_capacity(FRAME_TARGET * 2), chunks: Vec::new(), slot: Arc::default(), regions: 0 }
     }
 }
 
@@ -75,6 +77,7 @@ impl IngestWorker {
     }
 
     fn flush(&mut self) -> Result<()> {
+        self.frame.regions = 0;
         if self.frame.chunks.is_empty() {
             return Ok(());
         }
@@ -82,7 +85,7 @@ impl IngestWorker {
         self.frame.plaintext.clear();
         let chunks = std::mem::take(&mut self.frame.chunks);
         let slot = std::mem::take(&mut self.frame.slot);
-        self.sender.send(Message::Frame { frame, chunks, slot }).map_err(|_| stopped())
+        self.sender.send(Message::Frame { frame, chunks, slot }).map_err(|_| Error::Stopped)
     }
 
     /// Starts a region of a file that is no relation.
@@ -91,7 +94,7 @@ impl IngestWorker {
     }
 
     pub(super) fn send_region(
-        &self,
+        &mut self,
         place: (u64, u32),
         length: u64,
         crc32c: u32,
@@ -99,7 +102,10 @@ impl IngestWorker {
     ) -> Result<()> {
         let (file, region) = place;
         let message = RegionMessage { file, region, length, crc32c, content };
-        self.sender.send(Message::Region(message)).map_err(|_| stopped())
+        self.sender.send(Message::Region(message)).map_err(|_| Error::Stopped)?;
+        self.frame.regions += 1;
+        // A frame that fills too slowly would keep the maps of all these regions waiting.
+        if self.frame.regions >= REGIONS_PER_FRAME { self.flush() } else { Ok(()) }
     }
 
     /// Hands over the last frame. A worker that is dropped instead leaves its regions unresolved: the backup fails.

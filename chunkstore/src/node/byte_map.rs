@@ -33,6 +33,7 @@ impl ByteMap {
     pub(crate) fn from_encoded(encoded: &EncodedByteMap) -> Result<Self, String> {
         let chunks: Option<Vec<ChunkRef>> =
             encoded.chunks.iter().map(|packed| encoded.packs.unpack_chunk(packed)).collect();
-        chunks.map(|chunks| Self { chunks }).ok_or_else(|| "refers to a pack it does not name".to_owned())
+        let map = Self { chunks: chunks.ok_or("refers to a pack it does not name")? };
+        if map.length() <= super::REGION { Ok(map) } else { Err(format!("{} bytes in one region", map.length())) }
     }
 }

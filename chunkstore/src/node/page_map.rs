@@ -73,8 +73,8 @@ impl PageMap {
             return Err(format!("page size {} is impossible", self.page_size));
         }
         let pages = self.length.div_ceil(u64::from(self.page_size));
-        if pages > u64::from(MAXIMUM_PAGES) {
-            return Err(format!("{pages} pages in one region"));
+        if self.length > super::REGION {
+            return Err(format!("{} bytes in one region", self.length));
         }
         if self.pages.len() as u64 != pages || self.fingerprints.len() as u64 != pages {
             let (sources, prints) = (self.pages.len(), self.fingerprints.len());

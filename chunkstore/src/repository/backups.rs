@@ -217,6 +217,12 @@ impl Repository {
     /// Commits a backup: publishes its root. From here on it is listed; before, nothing of it is.
     pub fn commit_backup(&self, cluster: &ClusterLayout, manifest: &BackupManifest) -> Result<u64> {
         let text = serde_json::to_vec(manifest).expect("a plain structure always serialises");
+        if text.len() > MAXIMUM_ROOT {
+            let size = text.len();
+            return Err(Error::Invalid(format!(
+                "the backup's root would have {size} bytes, at most {MAXIMUM_ROOT} are read"
+            )));
+        }
         let mut compressor = Compressor::new(3)?;
         let writer = ContainerWriter::start(self.storage(), ContainerKind::Backup, self.id())?;
         let key = cluster.backup(manifest.id.as_str())?;

@@ -3,13 +3,16 @@
 //! Publishing is: write a temporary file, fsync it, give it its name without replacing another, fsync the directory and
 //! every directory that had to be created. Temporary files live in `.tmp/` below the same root, which no listing shows.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use rustix::fs::{CWD, RenameFlags};
 
 use super::{ObjectInfo, ObjectKey, ObjectWriter, Put, Storage};
@@ -25,6 +28,8 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Clone)]
 pub struct LocalStorage {
     root: PathBuf,
+    /// Directories whose own names this process has made durable: whoever created one may have died before.
+    durable: Arc<Mutex<HashSet<PathBuf>>>,
 }
 
 impl LocalStorage {
@@ -35,13 +40,29 @@ impl LocalStorage {
             let source = io::Error::from(io::ErrorKind::NotADirectory);
             return Err(Error::Storage { operation: "open", object: root.display().to_string(), source });
         }
-        Ok(Self { root: root.to_owned() })
+        Ok(Self { root: root.to_owned(), durable: Arc::default() })
     }
 
     /// Creates the directory if there is none, then opens it.
     pub fn create(root: &Path) -> Result<Self> {
         create_directories(root)?;
         Self::open(root)
+    }
+
+    /// Makes the names in `directory` durable, and once per process the names of the directories above it.
+    fn sync_names(&self, directory: &Path) -> Result<()> {
+        sync_directory(directory)?;
+        let mut at = directory;
+        while at != self.root
+            && let Some(parent) = at.parent()
+        {
+            if !self.durable.lock().contains(at) {
+                sync_directory(parent)?;
+                self.durable.lock().insert(at.to_owned());
+            }
+            at = parent;
+        }
+        Ok(())
     }
 
     fn path(&self, key: &ObjectKey) -> PathBuf {
@@ -108,7 +129,7 @@ impl Temporary {
             }
             Err(e) => return Err(Error::storage("create", key, e)),
         };
-        sync_directory(&parent)?;
+        self.storage.sync_names(&parent)?;
         Ok(put)
     }
 }
@@ -155,6 +176,17 @@ impl Storage for LocalStorage {
         Ok(bytes)
     }
 
+    /// Through one open file: a lease may be replaced by one of another length in between.
+    fn get(&self, key: &ObjectKey, limit: u64) -> Result<Vec<u8>> {
+        let file = File::open(self.path(key)).map_err(|e| Error::storage("open", key, e))?;
+        let mut bytes = Vec::new();
+        file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::storage("read", key, e))?;
+        if bytes.len() as u64 > limit {
+            return Err(Error::damaged(key, format_args!("longer than {limit} bytes")));
+        }
+        Ok(bytes)
+    }
+
     fn size(&self, key: &ObjectKey) -> Result<Option<u64>> {
         match fs::metadata(self.path(key)) {
             Ok(metadata) if metadata.is_file() => Ok(Some(metadata.len())),
@@ -198,7 +230,7 @@ impl Storage for LocalStorage {
     fn make_durable(&self, key: &ObjectKey) -> Result<()> {
         let path = self.path(key);
         sync_file(&path)?;
-        sync_directory(path.parent().unwrap_or(&self.root))
+        self.sync_names(path.parent().unwrap_or(&self.root))
     }
 
     fn delete(&self, key: &ObjectKey) -> Result<()> {

@@ -137,10 +137,12 @@ impl Walker<'_, '_> {
         let pack = (kind, location.pack);
         self.needed.insert(pack);
         let Some(size) = self.packs.get(&pack).copied() else {
-            let moved = self.repository.locate(id)?;
-            match moved {
-                Some(moved) => drop(self.needed.insert((kind, moved.pack))),
-                None => self.findings.damage(object, format_args!("pack '{}' is missing", kind.key(location.pack)?)),
+            match self.repository.locate(id) {
+                Ok(Some(moved)) => drop(self.needed.insert((kind, moved.pack))),
+                Err(error) => self.findings.take(object, error)?,
+                Ok(None) => {
+                    self.findings.damage(object, format_args!("pack '{}' is missing", kind.key(location.pack)?))
+                }
             }
             return Ok(());
         };

@@ -56,6 +56,10 @@ impl WalArchive {
         let hash = hash16(content.as_bytes());
         let key = self.layout.wal_object(file, content.as_bytes())?;
         let stored = self.contents(file)?;
+        if let [(first, _), (second, _), ..] = stored.as_slice() {
+            // Two servers raced, and which one is right only people can tell.
+            return Err(Self::conflict(file, first, second));
+        }
         if stored.iter().any(|(_, stored)| *stored == hash) {
             self.check_stored(file, &key, content)?;
             return Ok(Pushed::AlreadyThere);
@@ -66,7 +70,8 @@ impl WalArchive {
             return Err(Self::conflict(file, first, &second));
         }
         let finished = object::write(&self.repository, &key, content, bytes, summary, level)?;
-        // Two that push different contents at once both see both now: neither is acknowledged.
+        // Of two that push different contents at once, the later one sees both now, and maybe both do. From then on nobody
+        // is acknowledged and nothing is served until people have decided.
         if let Some((other, _)) = self.contents(file)?.iter().find(|(other, _)| *other != key) {
             return Err(Self::conflict(file, other, &key));
         }
@@ -120,9 +125,13 @@ impl WalArchive {
         }
     }
 
-    /// Whether the archive holds the file.
+    /// Whether the archive holds the file, undisputed. Two contents under its name are an error.
     pub fn contains(&self, file: &WalFileName) -> Result<bool> {
-        Ok(!self.contents(file)?.is_empty())
+        match self.contents(file)?.as_slice() {
+            [] => Ok(false),
+            [_] => Ok(true),
+            [(first, _), (second, _), ..] => Err(Self::conflict(file, first, second)),
+        }
     }
 
     /// The file's bytes, verified; `None` only when the archive certainly has no such file.

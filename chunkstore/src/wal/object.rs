@@ -121,7 +121,8 @@ pub(super) struct WalObject<'a> {
 impl<'a> WalObject<'a> {
     pub(super) fn open(repository: &'a Repository, key: &ObjectKey, kind: ContainerKind) -> Result<Self> {
         let container = Container::open(repository.storage(), key, kind, repository.id())?;
-        let table: WalTable = codec::decode(TABLE_VERSION, container.table()).map_err(|e| Error::damaged(key, e))?;
+        let table: WalTable =
+            codec::decode(TABLE_VERSION, container.table()).map_err(|e| Error::undecodable(key, &e))?;
         let parts: u64 = table.parts.iter().map(|part| u64::from(part.length())).sum();
         if parts != table.length || table.length > MAXIMUM_WAL_FILE {
             return Err(Error::damaged(key, format_args!("{parts} bytes in parts of a file of {}", table.length)));
@@ -140,7 +141,7 @@ impl<'a> WalObject<'a> {
         let position = self.table.summary.ok_or_else(|| Error::damaged(key, "it has no summary"))?;
         let mut plaintext = Vec::new();
         self.container.frame(self.repository.storage(), position, &mut Decompressor::new()?, &mut plaintext)?;
-        codec::decode(SUMMARY_VERSION, &plaintext).map_err(|e| Error::damaged(key, e))
+        codec::decode(SUMMARY_VERSION, &plaintext).map_err(|e| Error::undecodable(key, &e))
     }
 
     /// The whole file, every chunk verified.

@@ -188,7 +188,7 @@ fn hashes(root: &Path) -> BTreeMap<PathBuf, String> {
 
 /// Whatever bit turns, wherever an object ends: readers answer or say what is wrong, and what they restore is right.
 fn any_damage_is_survived_by_readers(major: MajorVersion) {
-    let rounds = if std::env::var_os("WALKEEP_FULL").is_some_and(|value| value == "1") { 600 } else { 40 };
+    let rounds = if std::env::var_os("WALKEEP_FULL").is_some_and(|value| value == "1") { 700 } else { 28 };
     let mut rng = Seed::take().rng();
     let (_cluster, walkeep, _) = kept(major);
     let root = walkeep.repository_dir().to_owned();
