@@ -102,9 +102,9 @@ fn fill(repository: &Repository) {
 }
 
 fn index(criterion: &mut Criterion) {
-    let empty = Store::new();
-    fill(&empty.repository);
-    let store = Store::open(empty.repository.clone());
+    let Store { repository, .. } = Store::new();
+    fill(&repository);
+    let store = Store::open(repository);
     let find = |number| store.index.find(PackKind::Data, &chunk_id(number)).expect("the index reads");
     assert!(find(0).is_some() && find(CHUNKS - 1).is_some() && find(CHUNKS).is_none());
     let mut group = criterion.benchmark_group("index of 1 M chunks");

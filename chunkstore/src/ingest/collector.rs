@@ -226,10 +226,8 @@ impl Collector {
         if let Some(region) = self.describe(region)? {
             self.waiting.push(region);
         }
-        if self.waiting.len() >= WAITING_REGIONS
-            && let Some(pack) = self.data.seal()?
-        {
-            self.data_pack_sealed(pack)?;
+        if self.waiting.len() >= WAITING_REGIONS {
+            self.seal_data()?;
         }
         self.emit_files()
     }
@@ -391,9 +389,7 @@ impl Collector {
     }
 
     fn finish(mut self) -> Result<Ingested> {
-        if let Some(pack) = self.data.seal()? {
-            self.data_pack_sealed(pack)?;
-        }
+        self.seal_data()?;
         self.seal_nodes()?;
         self.emit_files()?;
         if let Some(file) = self.files.values().next() {
@@ -420,8 +416,11 @@ impl Collector {
 
     fn seal_nodes(&mut self) -> Result<()> {
         self.flush_nodes()?;
-        let sealed = self.nodes.seal()?;
-        sealed.map_or(Ok(()), |pack| self.pack_sealed(pack))
+        self.nodes.seal()?.into_iter().try_for_each(|pack| self.pack_sealed(pack))
+    }
+
+    fn seal_data(&mut self) -> Result<()> {
+        self.data.seal()?.into_iter().try_for_each(|pack| self.data_pack_sealed(pack))
     }
 }
 

@@ -141,7 +141,7 @@ impl Walker<'_, '_> {
                 Ok(Some(moved)) => drop(self.needed.insert((kind, moved.pack))),
                 Err(error) => self.findings.take(object, error)?,
                 Ok(None) => {
-                    self.findings.damage(object, format_args!("pack '{}' is missing", kind.key(location.pack)?))
+                    self.findings.damage(object, format_args!("pack '{}' is missing", kind.key(location.pack)?));
                 }
             }
             return Ok(());

@@ -4,7 +4,7 @@ mod marker;
 mod pgbench;
 
 pub use marker::{Marker, create_marker};
-pub use pgbench::{BackgroundLoad, pgbench_init, pgbench_load, pgbench_run};
+pub use pgbench::{BackgroundLoad, pgbench_init, pgbench_load, pgbench_run, pgbench_trickle};
 use rand::RngExt;
 use rand::rngs::StdRng;
 

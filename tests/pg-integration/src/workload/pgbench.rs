@@ -35,6 +35,15 @@ pub fn pgbench_load(cluster: &Cluster, seed: Seed) -> BackgroundLoad {
     BackgroundLoad { child: command.spawn().expect("pgbench can be started") }
 }
 
+/// [`pgbench_load`] of about so many transactions per second: enough to be in the way, little enough to archive.
+#[track_caller]
+pub fn pgbench_trickle(cluster: &Cluster, seed: Seed, per_second: u32) -> BackgroundLoad {
+    let mut command = pgbench(cluster);
+    command.args(["-n", "-c", "2", "-T", "3600", &format!("--random-seed={seed}")]);
+    command.args([&format!("--rate={per_second}"), "postgres"]).stdout(Stdio::null()).stderr(Stdio::null());
+    BackgroundLoad { child: command.spawn().expect("pgbench can be started") }
+}
+
 /// A running `pgbench`.
 #[derive(Debug)]
 pub struct BackgroundLoad {
