@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use data_encoding::HEXLOWER;
+use highway::{HighwayHash, HighwayHasher, Key};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Makes a 32-byte newtype: lower-case hexadecimal as text and in JSON, plain bytes in binary structures.
@@ -86,7 +87,7 @@ hash_name! {
 #[derive(Clone)]
 pub struct RepositoryKeys {
     chunk_id: [u8; 32],
-    fingerprint: [u8; 32],
+    fingerprint: Key,
     gear: [u8; 32],
 }
 
@@ -99,9 +100,11 @@ impl fmt::Debug for RepositoryKeys {
 impl RepositoryKeys {
     /// Derives the keys (BLAKE3 key derivation; the contexts are part of the format).
     pub fn derive(master: &[u8; 32]) -> Self {
+        let words = blake3::derive_key("walkeep 2026 page fingerprint v1", master);
+        let (words, _) = words.as_chunks::<8>();
         Self {
             chunk_id: blake3::derive_key("walkeep 2026 chunk id v1", master),
-            fingerprint: blake3::derive_key("walkeep 2026 page fingerprint v1", master),
+            fingerprint: Key(std::array::from_fn(|at| u64::from_le_bytes(words[at]))),
             gear: blake3::derive_key("walkeep 2026 gear table v1", master),
         }
     }
@@ -112,11 +115,10 @@ impl RepositoryKeys {
     }
 
     /// The fingerprint of a page that is not all zero.
+    ///
+    /// HighwayHash is a keyed function made for this: three times as fast on pages as BLAKE3, and a scan does little else.
     pub fn fingerprint(&self, page: &[u8]) -> PageFingerprint {
-        let hash = blake3::keyed_hash(&self.fingerprint, page);
-        let mut short = [0; 8];
-        short.copy_from_slice(&hash.as_bytes()[..8]);
-        let fingerprint = PageFingerprint(short);
+        let fingerprint = PageFingerprint(HighwayHasher::new(self.fingerprint).hash64(page).to_le_bytes());
         // Zero is the mark of an all-zero page; no other page may have it.
         if fingerprint == PageFingerprint::ZERO_PAGE { PageFingerprint([1, 0, 0, 0, 0, 0, 0, 0]) } else { fingerprint }
     }
@@ -132,7 +134,7 @@ impl RepositoryKeys {
     }
 }
 
-/// Eight bytes that tell whether a page is still the same: truncated keyed BLAKE3 of the page.
+/// Eight bytes that tell whether a page is still the same: HighwayHash-64 of the page under a key of the repository.
 ///
 /// Two different pages at the same place share one with probability 2⁻⁶⁴.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
