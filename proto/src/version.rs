@@ -125,8 +125,6 @@ impl FromStr for MajorVersion {
     /// Parses the content of a `PG_VERSION` file or a plain major number.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let text = text.trim();
-        text.parse::<u16>()
-            .map_err(|_| UnsupportedVersion(text.chars().take(20).collect()))
-            .and_then(Self::try_from)
+        text.parse::<u16>().map_err(|_| UnsupportedVersion(text.chars().take(20).collect())).and_then(Self::try_from)
     }
 }

@@ -156,7 +156,9 @@ fn closing(done: &Restored, plan: &RestorePlan, options: &Options) -> String {
     });
     text.push_str(&format!("it gets its WAL by: {}\n", options.fetch.restore_command()));
     if !options.keep_archiving {
-        text.push_str("archive_mode is off in it; to archive again: ALTER SYSTEM SET archive_mode = on, then restart\n");
+        text.push_str(
+            "archive_mode is off in it; to archive again: ALTER SYSTEM SET archive_mode = on, then restart\n",
+        );
     }
     text
 }
