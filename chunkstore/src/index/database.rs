@@ -338,10 +338,12 @@ fn is_locked(error: &rocksdb::Error) -> bool {
     text.starts_with("IO error: lock hold by current process") || text.starts_with("IO error: While lock file")
 }
 
-/// Whether the database itself is bad, not the disk or the rights.
+/// Whether the database itself is bad, not the disk or the rights. Its directory is there, so what is missing is a part.
 fn is_damage(error: &rocksdb::Error) -> bool {
     use rocksdb::ErrorKind;
+    let text: &str = error.as_ref();
     matches!(error.kind(), ErrorKind::Corruption | ErrorKind::InvalidArgument | ErrorKind::NotFound)
+        || text.starts_with("IO error: No such file or directory")
 }
 
 fn open_database(path: &Path) -> Result<DB, rocksdb::Error> {

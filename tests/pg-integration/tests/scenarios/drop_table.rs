@@ -43,7 +43,9 @@ fn brings_a_dropped_table_back(major: MajorVersion) {
     ] {
         let restored = walkeep.restore().args(target).promoted();
         before.assert_recovered(&Digest::of(&restored));
-        amcheck(&restored);
+        if target[0] == "--target-xid" {
+            amcheck(&restored);
+        }
     }
 
     // The same microsecond, inclusive, has the mistake in it.

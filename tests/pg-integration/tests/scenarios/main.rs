@@ -1,4 +1,5 @@
 //! Every scenario, one module per subject.
+#![expect(clippy::panic, reason = "a scenario that cannot go on has failed")]
 
 mod archive_push;
 mod backup_faults;

@@ -18,10 +18,11 @@ enum Fate {
     Garbage,
     Emptied,
     HalfLost,
+    Headless,
     Outdated,
 }
 
-const FATES: [Fate; 5] = [Fate::Deleted, Fate::Garbage, Fate::Emptied, Fate::HalfLost, Fate::Outdated];
+const FATES: [Fate; 6] = [Fate::Deleted, Fate::Garbage, Fate::Emptied, Fate::HalfLost, Fate::Headless, Fate::Outdated];
 
 fn files_below(directory: &Path) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
@@ -44,7 +45,9 @@ fn befall(walkeep: &Walkeep, fate: Fate, rng: &mut StdRng) {
             Fate::Garbage => fs::write(&file, (0..length.max(64)).map(|_| rng.random()).collect::<Vec<u8>>()),
             Fate::Emptied => fs::write(&file, ""),
             Fate::HalfLost if rng.random_bool(0.5) => fs::remove_file(&file),
-            Fate::HalfLost | Fate::Deleted | Fate::Outdated => Ok(()),
+            // Its list of files is gone, what names the list is there.
+            Fate::Headless if file.to_string_lossy().contains("MANIFEST-") => fs::remove_file(&file),
+            Fate::HalfLost | Fate::Headless | Fate::Deleted | Fate::Outdated => Ok(()),
         }
         .expect("the index is a directory like any other");
     }
