@@ -6,7 +6,7 @@ use walkeep_proto::segment::{WalFileName, WalSegment, WalSegmentSize};
 use walkeep_proto::timeline::{TimelineHistory, TimelineId};
 use walkeep_proto::wal::SegmentScan;
 
-use super::object::{self, WalObject};
+use super::object::{self, PreparedFile, WalObject};
 use crate::container::ContainerKind;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
@@ -45,14 +45,29 @@ impl WalArchive {
         &self.layout
     }
 
+    /// Cuts, names and compresses a file, on several threads; [`WalArchive::push_prepared`] stores it.
+    pub fn prepare(&self, bytes: &[u8], level: i32) -> Result<PreparedFile> {
+        object::prepare(&self.repository, bytes, level)
+    }
+
+    /// Stores a file: see [`WalArchive::push_prepared`].
+    pub fn push(&self, file: &WalFileName, bytes: &[u8], summary: Option<&SegmentScan>, level: i32) -> Result<Pushed> {
+        self.push_prepared(file, &self.prepare(bytes, level)?, summary)
+    }
+
     /// Stores a file. Durable on return.
     ///
     /// The same name with the same content is a success however often it is pushed. The same name with other content is
     /// refused: the first stays what is served, the second is kept beside it under a name of its own for whoever has to
     /// find out which history is the right one.
-    pub fn push(&self, file: &WalFileName, bytes: &[u8], summary: Option<&SegmentScan>, level: i32) -> Result<Pushed> {
+    pub fn push_prepared(
+        &self,
+        file: &WalFileName,
+        prepared: &PreparedFile,
+        summary: Option<&SegmentScan>,
+    ) -> Result<Pushed> {
         self.repository.config().check_writable()?;
-        let content = self.repository.keys().chunk_id(bytes);
+        let content = prepared.content();
         let hash = hash16(content.as_bytes());
         let key = self.layout.wal_object(file, content.as_bytes())?;
         let stored = self.contents(file)?;
@@ -66,10 +81,10 @@ impl WalArchive {
         }
         if let Some((first, _)) = stored.first() {
             let second = self.layout.wal_conflict(file, content.as_bytes())?;
-            object::write(&self.repository, &second, content, bytes, summary, level)?;
+            object::write(&self.repository, &second, prepared, summary)?;
             return Err(Self::conflict(file, first, &second));
         }
-        let finished = object::write(&self.repository, &key, content, bytes, summary, level)?;
+        let finished = object::write(&self.repository, &key, prepared, summary)?;
         // Of two that push different contents at once, the later one sees both now, and maybe both do. From then on nobody
         // is acknowledged and nothing is served until people have decided.
         if let Some((other, _)) = self.contents(file)?.iter().find(|(other, _)| *other != key) {

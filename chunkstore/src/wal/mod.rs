@@ -6,4 +6,4 @@ mod object;
 
 pub use archive::{Pushed, WalArchive};
 pub use inventory::{StoredSegment, WalInventory, segment_on};
-pub use object::MAXIMUM_WAL_FILE;
+pub use object::{MAXIMUM_WAL_FILE, PreparedFile};

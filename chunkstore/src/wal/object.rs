@@ -1,6 +1,7 @@
 //! One archived WAL file as an object: chunks, what the segment says, and the recipe that puts it together again.
 
 use serde::{Deserialize, Serialize};
+use walkeep_proto::page::is_zero_page;
 use walkeep_proto::wal::SegmentScan;
 
 use crate::chunker::ContentChunker;
@@ -78,35 +79,65 @@ fn encode_chunks(chunks: &[&[u8]], level: i32) -> Result<Vec<EncodedFrame>> {
     Ok(frames.into_iter().map(|(_, frame)| frame).collect())
 }
 
+/// A file cut, named and compressed: all that takes time before it can be published.
+#[derive(Debug)]
+pub struct PreparedFile {
+    content: ChunkId,
+    length: usize,
+    level: i32,
+    chunks: Vec<(ChunkId, u32, EncodedFrame)>,
+    zeros: usize,
+}
+
+impl PreparedFile {
+    /// Keyed hash of the whole file.
+    pub(super) fn content(&self) -> ChunkId {
+        self.content
+    }
+}
+
+/// Cuts, names and compresses a file. Pure work: nothing is stored.
+pub(super) fn prepare(repository: &Repository, bytes: &[u8], level: i32) -> Result<PreparedFile> {
+    let zeros = bytes.len() - end_of_content(bytes);
+    let chunker = ContentChunker::new(repository.keys().gear_table(), repository.config().chunker.wal);
+    let chunks: Vec<&[u8]> = chunker.chunks(&bytes[..bytes.len() - zeros]).collect();
+    let frames = encode_chunks(&chunks, level)?;
+    let too_long = |_| Error::Invalid("a WAL file over 4 GiB".to_owned());
+    let named = chunks.iter().zip(frames).map(|(chunk, frame)| {
+        Ok((repository.keys().chunk_id(chunk), u32::try_from(chunk.len()).map_err(too_long)?, frame))
+    });
+    let chunks = named.collect::<Result<_>>()?;
+    Ok(PreparedFile { content: repository.keys().chunk_id(bytes), length: bytes.len(), level, chunks, zeros })
+}
+
+/// Where the zeros at a file's end begin: a segment that was switched is mostly zeros.
+fn end_of_content(bytes: &[u8]) -> usize {
+    let blocks = bytes.rchunks(4096).take_while(|block| is_zero_page(block)).map(<[u8]>::len).sum::<usize>();
+    let rest = &bytes[..bytes.len() - blocks];
+    rest.len() - rest.iter().rev().take_while(|byte| **byte == 0).count()
+}
+
 /// Publishes a file as an object of this key.
 pub(super) fn write(
     repository: &Repository,
     key: &ObjectKey,
-    content: ChunkId,
-    bytes: &[u8],
+    file: &PreparedFile,
     summary: Option<&SegmentScan>,
-    level: i32,
 ) -> Result<Finished> {
-    let zeros = bytes.iter().rev().take_while(|byte| **byte == 0).count();
-    let (written, _) = bytes.split_at(bytes.len() - zeros);
-    let chunker = ContentChunker::new(repository.keys().gear_table(), repository.config().chunker.wal);
-    let chunks: Vec<&[u8]> = chunker.chunks(written).collect();
-    let frames = encode_chunks(&chunks, level)?;
     let kind = if summary.is_some() { ContainerKind::WalSegment } else { ContainerKind::WalFile };
     let mut writer = ContainerWriter::start(repository.storage(), kind, repository.id())?;
     let mut parts = Vec::new();
-    let length = |bytes: usize| u32::try_from(bytes).map_err(|_| Error::Invalid("a WAL file over 4 GiB".to_owned()));
-    for (chunk, frame) in chunks.iter().zip(&frames) {
-        let id = repository.keys().chunk_id(chunk);
-        parts.push(Part::Here { id, length: length(chunk.len())?, frame: writer.append(frame)? });
+    for (id, length, frame) in &file.chunks {
+        parts.push(Part::Here { id: *id, length: *length, frame: writer.append(frame)? });
     }
-    if zeros > 0 {
-        parts.push(Part::Zeros { length: length(zeros)? });
+    if file.zeros > 0 {
+        let too_long = |_| Error::Invalid("a WAL file over 4 GiB".to_owned());
+        parts.push(Part::Zeros { length: u32::try_from(file.zeros).map_err(too_long)? });
     }
-    let mut compressor = Compressor::new(level)?;
+    let mut compressor = Compressor::new(file.level)?;
     let summary =
         summary.map(|scan| writer.append(&compressor.encode(&codec::encode(SUMMARY_VERSION, scan))?)).transpose()?;
-    let table = WalTable { length: bytes.len() as u64, content, summary, parts };
+    let table = WalTable { length: file.length as u64, content: file.content, summary, parts };
     let table = compressor.encode(&codec::encode(TABLE_VERSION, &table))?;
     writer.finish(&table, |_| Ok(key.clone()))
 }

@@ -91,8 +91,10 @@ fn changes_nothing(major: MajorVersion) {
         let expected = cost(&control.backup(&[]));
         let found = cost(&victim.backup(&[]));
         remember(&victim);
+        // Two threads that meet the same new chunk at once both store it, so equal work costs nearly the same.
+        let tolerated = (256 << 10) + expected.1 / 10;
         assert!(
-            found.0.abs_diff(expected.0) <= 16 && found.1.abs_diff(expected.1) <= 256 << 10,
+            found.0.abs_diff(expected.0) <= 16 && found.1.abs_diff(expected.1) <= tolerated,
             "(changed pages, new bytes) are {found:?} instead of about {expected:?} after {fate:?}"
         );
         befall(&victim, fate, &mut rng);
