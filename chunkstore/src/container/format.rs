@@ -150,6 +150,10 @@ pub(super) fn decode_header(bytes: &[u8]) -> Result<(ContainerKind, Ulid), Forma
     if bytes[11] != SUITE_NONE {
         return Err(FormatError::Field(format!("cipher suite {} is not known to this build", bytes[11])));
     }
+    // Nothing else covers these bytes in objects that are not named by their hash.
+    if bytes[12..16].iter().chain(&bytes[32..HEADER]).any(|byte| *byte != 0) {
+        return Err(FormatError::Field("reserved bytes of the header are not zero".to_owned()));
+    }
     let kind = ContainerKind::from_number(bytes[10])
         .ok_or_else(|| FormatError::Field(format!("object kind {} is not known to this build", bytes[10])))?;
     let mut repository = [0; 16];
