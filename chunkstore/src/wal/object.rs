@@ -51,8 +51,11 @@ struct WalTable {
     parts: Vec<Part>,
 }
 
-/// Compresses the chunks of a file on as many threads as there are cores, four at most.
-fn encode_chunks(chunks: &[&[u8]], level: i32) -> Result<Vec<EncodedFrame>> {
+/// A chunk's name, its length and its frame.
+type EncodedChunk = (ChunkId, u32, EncodedFrame);
+
+/// Names and compresses the chunks of a file on as many threads as there are cores, four at most.
+fn encode_chunks(repository: &Repository, chunks: &[&[u8]], level: i32) -> Result<Vec<EncodedChunk>> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4).min(chunks.len().max(1));
     let next = std::sync::atomic::AtomicUsize::new(0);
     let work = || {
@@ -61,22 +64,27 @@ fn encode_chunks(chunks: &[&[u8]], level: i32) -> Result<Vec<EncodedFrame>> {
         loop {
             let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let Some(chunk) = chunks.get(index) else { return Ok(done) };
-            done.push((index, compressor.encode(chunk)?));
+            let length = u32::try_from(chunk.len()).map_err(|_| too_long())?;
+            done.push((index, (repository.keys().chunk_id(chunk), length, compressor.encode(chunk)?)));
         }
     };
-    let results: Vec<Result<Vec<(usize, EncodedFrame)>>> = std::thread::scope(|scope| {
+    let results: Vec<Result<Vec<(usize, EncodedChunk)>>> = std::thread::scope(|scope| {
         let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let mut results = vec![work()];
         let died = || Err(Error::Invalid("a compressor thread died".to_owned()));
         results.extend(helpers.into_iter().map(|helper| helper.join().unwrap_or_else(|_| died())));
         results
     });
-    let mut frames = Vec::new();
+    let mut encoded = Vec::new();
     for result in results {
-        frames.extend(result?);
+        encoded.extend(result?);
     }
-    frames.sort_by_key(|(index, _)| *index);
-    Ok(frames.into_iter().map(|(_, frame)| frame).collect())
+    encoded.sort_by_key(|(index, _)| *index);
+    Ok(encoded.into_iter().map(|(_, chunk)| chunk).collect())
+}
+
+fn too_long() -> Error {
+    Error::Invalid("a WAL file over 4 GiB".to_owned())
 }
 
 /// A file cut, named and compressed: all that takes time before it can be published.
@@ -85,7 +93,7 @@ pub struct PreparedFile {
     content: ChunkId,
     length: usize,
     level: i32,
-    chunks: Vec<(ChunkId, u32, EncodedFrame)>,
+    chunks: Vec<EncodedChunk>,
     zeros: usize,
 }
 
@@ -101,13 +109,12 @@ pub(super) fn prepare(repository: &Repository, bytes: &[u8], level: i32) -> Resu
     let zeros = bytes.len() - end_of_content(bytes);
     let chunker = ContentChunker::new(repository.keys().gear_table(), repository.config().chunker.wal);
     let chunks: Vec<&[u8]> = chunker.chunks(&bytes[..bytes.len() - zeros]).collect();
-    let frames = encode_chunks(&chunks, level)?;
-    let too_long = |_| Error::Invalid("a WAL file over 4 GiB".to_owned());
-    let named = chunks.iter().zip(frames).map(|(chunk, frame)| {
-        Ok((repository.keys().chunk_id(chunk), u32::try_from(chunk.len()).map_err(too_long)?, frame))
-    });
-    let chunks = named.collect::<Result<_>>()?;
-    Ok(PreparedFile { content: repository.keys().chunk_id(bytes), length: bytes.len(), level, chunks, zeros })
+    std::thread::scope(|scope| {
+        let content = scope.spawn(|| repository.keys().chunk_id(bytes));
+        let chunks = encode_chunks(repository, &chunks, level)?;
+        let died = |_| Error::Invalid("the hashing thread died".to_owned());
+        Ok(PreparedFile { content: content.join().map_err(died)?, length: bytes.len(), level, chunks, zeros })
+    })
 }
 
 /// Where the zeros at a file's end begin: a segment that was switched is mostly zeros.
@@ -131,8 +138,7 @@ pub(super) fn write(
         parts.push(Part::Here { id: *id, length: *length, frame: writer.append(frame)? });
     }
     if file.zeros > 0 {
-        let too_long = |_| Error::Invalid("a WAL file over 4 GiB".to_owned());
-        parts.push(Part::Zeros { length: u32::try_from(file.zeros).map_err(too_long)? });
+        parts.push(Part::Zeros { length: u32::try_from(file.zeros).map_err(|_| too_long())? });
     }
     let mut compressor = Compressor::new(file.level)?;
     let summary =
