@@ -134,9 +134,4 @@ impl Session {
     pub fn is_lost(&self) -> bool {
         self.lost.load(Ordering::SeqCst)
     }
-
-    /// A handle for other threads to ask [`Session::is_lost`].
-    pub fn watch(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.lost)
-    }
 }

@@ -105,11 +105,6 @@ impl Container {
         &self.table
     }
 
-    /// What the trailer says.
-    pub fn trailer(&self) -> &Trailer {
-        &self.trailer
-    }
-
     /// The object's key.
     pub fn key(&self) -> &ObjectKey {
         &self.key

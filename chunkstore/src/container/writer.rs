@@ -21,11 +21,6 @@ impl EncodedFrame {
     pub fn length(&self) -> u64 {
         (FRAME_HEADER + self.stored.len()) as u64
     }
-
-    /// Plaintext bytes in it.
-    pub fn raw_length(&self) -> u32 {
-        self.raw
-    }
 }
 
 /// Compresses frames, reusing its memory. One per thread.

@@ -100,11 +100,6 @@ impl IndexedPack {
     pub fn chunk_count(&self) -> usize {
         self.table.frames.iter().map(|(_, chunks)| chunks.len()).sum()
     }
-
-    /// Where its frames lie.
-    pub fn frames(&self) -> impl Iterator<Item = (FramePosition, usize)> + '_ {
-        self.table.frames.iter().map(|(frame, chunks)| (*frame, chunks.len()))
-    }
 }
 
 /// Reads a pack's own table.

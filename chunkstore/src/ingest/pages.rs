@@ -1,7 +1,5 @@
 //! A region of relation pages, compared with the parent's map while it is read.
 
-use std::sync::Arc;
-
 use super::worker::IngestWorker;
 use super::{PendingChunk, RegionContent};
 use crate::error::{Error, Result};
@@ -188,8 +186,3 @@ impl PageRegion {
         worker.send_region(place, length, crc32c, content)
     }
 }
-
-const _: fn() = || {
-    fn crosses_threads<T: Send>() {}
-    crosses_threads::<Arc<PageRegion>>();
-};
