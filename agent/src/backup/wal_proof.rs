@@ -91,14 +91,17 @@ pub fn wait_for_range(
 
 /// Waits as long as the archiver gets on: a backlog takes its time, a broken archive does not move.
 fn wait_for(archive: &WalArchive, session: &Session, file: &WalFileName, limit: Duration) -> Result<()> {
+    if archive.contains(file)? {
+        return Ok(());
+    }
+    let mut archived = last_archived(session)?;
     let mut moved = Instant::now();
-    let mut archived = String::new();
     while !archive.contains(file)? {
         anyhow::ensure!(!session.is_lost(), "the connection that started the backup is lost: PostgreSQL has ended it");
         let waited = moved.elapsed();
         if waited >= limit {
-            let last = session.value("SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver")?;
-            if last == archived || archived.is_empty() && !is_behind(&last, file) {
+            let last = last_archived(session)?;
+            if last == archived {
                 let detail = archiver_report(session).unwrap_or_default();
                 return Err(NotArchived { segment: file.to_string(), waited, detail }.into());
             }
@@ -110,9 +113,9 @@ fn wait_for(archive: &WalArchive, session: &Session, file: &WalFileName, limit: 
     Ok(())
 }
 
-/// Whether the archiver's last file comes before the wanted one: then it may be on its way.
-fn is_behind(last: &str, file: &WalFileName) -> bool {
-    !last.is_empty() && last < file.to_string().as_str()
+/// The file that the archiver stored last; empty before its first.
+fn last_archived(session: &Session) -> Result<String> {
+    session.value("SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver")
 }
 
 /// What `pg_stat_archiver` says about the last failure, if there was one after the last success.
