@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -58,8 +59,9 @@ fn push_segment(
     let segment = place(identity, name)?;
     let bytes = read_segment(path, identity)?;
     // Two cores are faster than one: the file proves itself while it is compressed.
+    let file = WalFileName::Segment(name);
     let (scan, prepared) = std::thread::scope(|scope| {
-        let prepared = scope.spawn(|| archive.prepare(&bytes, level));
+        let prepared = scope.spawn(|| archive.prepare(&file, &bytes, level));
         let scan = scan(&bytes, identity, segment);
         (scan, prepared.join().unwrap_or_else(|_| Err(Error::Invalid("a compressor thread died".to_owned()))))
     });
@@ -71,7 +73,7 @@ fn push_segment(
             segment.number.end(identity.wal_segment_size)
         );
     }
-    Ok(archive.push_prepared(&WalFileName::Segment(name), &prepared?, Some(&scan))?)
+    Ok(archive.push_prepared(&file, prepared?, Some(&scan))?)
 }
 
 /// The end of a timeline that was left at promotion: kept as it is. Its records stop somewhere by nature.
@@ -111,13 +113,24 @@ fn scan(bytes: &[u8], identity: &ClusterIdentity, segment: WalSegment) -> Result
     Ok(scan)
 }
 
-/// Reads a file that must be exactly one segment long.
+/// Reads a file that must be exactly one segment long, in two halves at once: most of the time goes into fresh memory.
 fn read_segment(path: &Path, identity: &ClusterIdentity) -> Result<Vec<u8>> {
+    let shown = || format!("unable to read '{}'", path.display());
+    let file = File::open(path).with_context(shown)?;
+    let length = file.metadata().with_context(shown)?.len();
     let expected = u64::from(identity.wal_segment_size.bytes());
-    let bytes = read(path, expected)?;
-    if bytes.len() as u64 != expected {
-        bail!("'{}' is {} bytes long, a segment of this cluster has {expected}", path.display(), bytes.len());
+    if length != expected {
+        bail!("'{}' is {length} bytes long, a segment of this cluster has {expected}", path.display());
     }
+    let mut bytes = vec![0; usize::try_from(expected)?];
+    let middle = bytes.len() / 2;
+    let (first, second) = bytes.split_at_mut(middle);
+    let (first, second) = std::thread::scope(|scope| {
+        let second = scope.spawn(|| file.read_exact_at(second, middle as u64));
+        (file.read_exact_at(first, 0), second.join())
+    });
+    first.with_context(shown)?;
+    second.unwrap_or_else(|_| Err(std::io::Error::other("a reading thread died"))).with_context(shown)?;
     Ok(bytes)
 }
 

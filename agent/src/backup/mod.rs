@@ -59,14 +59,15 @@ pub fn take(context: &Context, options: &BackupOptions, on_progress: OnProgress<
     let mut keeper = LeaseKeeper::new(lease, &session);
     let mut source = LocalSource::check(&session, &pgdata, &identity)?;
     wal_proof::check_settings(&session)?;
-    let (index, _) = ChunkIndex::open(&index_directory(context), &context.repository)?;
-    let nodes = Arc::new(NodeStore::new(Arc::clone(&context.repository)));
     let parent = if options.full_read { None } else { parent::choose(context, &identity)? };
 
     let id = BackupId::generate(started);
     let probe = wal_proof::switch_segment(&session, identity.wal_segment_size)?;
     let running = session::start(&session, &source, id.as_str())?;
     source.refresh_tablespaces()?;
+    // While the archiver works on the probe.
+    let (index, _) = ChunkIndex::open(&index_directory(context), &context.repository)?;
+    let nodes = Arc::new(NodeStore::new(Arc::clone(&context.repository)));
     let archive = context.archive();
     wal_proof::wait_for_probe(&archive, &session, probe, context.config.archive_timeout())?;
 

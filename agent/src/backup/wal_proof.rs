@@ -12,7 +12,7 @@ use super::session::StoppedBackup;
 use crate::postgres::Session;
 
 /// How often the repository is asked for a segment that is on its way.
-const POLL: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(5);
 
 /// A segment did not arrive: the archive is broken.
 #[derive(Debug, thiserror::Error)]

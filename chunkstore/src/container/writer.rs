@@ -39,7 +39,7 @@ impl Compressor {
         let mut zstd = zstd::bulk::Compressor::new(level).map_err(refuse)?;
         if level == 1 {
             zstd.set_parameter(CParameter::MinMatch(5)).map_err(refuse)?;
-            zstd.set_parameter(CParameter::HashLog(15)).map_err(refuse)?;
+            zstd.set_parameter(CParameter::HashLog(14)).map_err(refuse)?;
         }
         Ok(Self { zstd })
     }

@@ -362,6 +362,8 @@ fn open_database(path: &Path) -> Result<DB, rocksdb::Error> {
     options.set_max_write_buffer_number(2);
     options.set_max_open_files(256);
     options.set_max_background_jobs(2);
+    // Tables are few: sixteen threads for each column family cost more than they open.
+    options.set_max_file_opening_threads(1);
     options.set_keep_log_file_num(2);
     options.set_paranoid_checks(true);
     let families = [CHUNKS, NODES, PACKS, APPLIED].map(|name| ColumnFamilyDescriptor::new(name, options.clone()));

@@ -45,14 +45,15 @@ impl WalArchive {
         &self.layout
     }
 
-    /// Cuts, names and compresses a file, on several threads; [`WalArchive::push_prepared`] stores it.
-    pub fn prepare(&self, bytes: &[u8], level: i32) -> Result<PreparedFile> {
-        object::prepare(&self.repository, bytes, level)
+    /// Cuts, names and compresses a file, on several threads; [`WalArchive::push_prepared`] publishes it.
+    pub fn prepare(&self, file: &WalFileName, bytes: &[u8], level: i32) -> Result<PreparedFile> {
+        self.repository.config().check_writable()?;
+        object::prepare(&self.repository, Self::kind(file), bytes, level)
     }
 
     /// Stores a file: see [`WalArchive::push_prepared`].
     pub fn push(&self, file: &WalFileName, bytes: &[u8], summary: Option<&SegmentScan>, level: i32) -> Result<Pushed> {
-        self.push_prepared(file, &self.prepare(bytes, level)?, summary)
+        self.push_prepared(file, self.prepare(file, bytes, level)?, summary)
     }
 
     /// Stores a file. Durable on return.
@@ -63,10 +64,9 @@ impl WalArchive {
     pub fn push_prepared(
         &self,
         file: &WalFileName,
-        prepared: &PreparedFile,
+        prepared: PreparedFile,
         summary: Option<&SegmentScan>,
     ) -> Result<Pushed> {
-        self.repository.config().check_writable()?;
         let content = prepared.content();
         let hash = hash16(content.as_bytes());
         let key = self.layout.wal_object(file, content.as_bytes())?;
@@ -81,10 +81,10 @@ impl WalArchive {
         }
         if let Some((first, _)) = stored.first() {
             let second = self.layout.wal_conflict(file, content.as_bytes())?;
-            object::write(&self.repository, &second, prepared, summary)?;
+            prepared.publish(&second, summary)?;
             return Err(Self::conflict(file, first, &second));
         }
-        let finished = object::write(&self.repository, &key, prepared, summary)?;
+        let finished = prepared.publish(&key, summary)?;
         // Of two that push different contents at once, the later one sees both now, and maybe both do. From then on nobody
         // is acknowledged and nothing is served until people have decided.
         if let Some((other, _)) = self.contents(file)?.iter().find(|(other, _)| *other != key) {

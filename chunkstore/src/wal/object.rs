@@ -1,5 +1,8 @@
 //! One archived WAL file as an object: chunks, what the segment says, and the recipe that puts it together again.
 
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use walkeep_proto::page::is_zero_page;
 use walkeep_proto::wal::SegmentScan;
@@ -54,47 +57,13 @@ struct WalTable {
 /// A chunk's name, its length and its frame.
 type EncodedChunk = (ChunkId, u32, EncodedFrame);
 
-/// Names and compresses the chunks of a file on as many threads as there are cores, four at most.
-fn encode_chunks(repository: &Repository, chunks: &[&[u8]], level: i32) -> Result<Vec<EncodedChunk>> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4).min(chunks.len().max(1));
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    let work = || {
-        let mut compressor = Compressor::new(level)?;
-        let mut done = Vec::new();
-        loop {
-            let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let Some(chunk) = chunks.get(index) else { return Ok(done) };
-            let length = u32::try_from(chunk.len()).map_err(|_| too_long())?;
-            done.push((index, (repository.keys().chunk_id(chunk), length, compressor.encode(chunk)?)));
-        }
-    };
-    let results: Vec<Result<Vec<(usize, EncodedChunk)>>> = std::thread::scope(|scope| {
-        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let mut results = vec![work()];
-        let died = || Err(Error::Invalid("a compressor thread died".to_owned()));
-        results.extend(helpers.into_iter().map(|helper| helper.join().unwrap_or_else(|_| died())));
-        results
-    });
-    let mut encoded = Vec::new();
-    for result in results {
-        encoded.extend(result?);
-    }
-    encoded.sort_by_key(|(index, _)| *index);
-    Ok(encoded.into_iter().map(|(_, chunk)| chunk).collect())
-}
-
-fn too_long() -> Error {
-    Error::Invalid("a WAL file over 4 GiB".to_owned())
-}
-
-/// A file cut, named and compressed: all that takes time before it can be published.
-#[derive(Debug)]
+/// A file cut, named, compressed and on its way to disk: all that takes time before it can be published.
 pub struct PreparedFile {
     content: ChunkId,
     length: usize,
     level: i32,
-    chunks: Vec<EncodedChunk>,
-    zeros: usize,
+    parts: Vec<Part>,
+    writer: ContainerWriter,
 }
 
 impl PreparedFile {
@@ -102,19 +71,83 @@ impl PreparedFile {
     pub(super) fn content(&self) -> ChunkId {
         self.content
     }
+
+    /// Publishes the file as an object of this key.
+    pub(super) fn publish(mut self, key: &ObjectKey, summary: Option<&SegmentScan>) -> Result<Finished> {
+        let mut compressor = Compressor::new(self.level)?;
+        let summary = summary
+            .map(|scan| self.writer.append(&compressor.encode(&codec::encode(SUMMARY_VERSION, scan))?))
+            .transpose()?;
+        let table = WalTable { length: self.length as u64, content: self.content, summary, parts: self.parts };
+        let table = compressor.encode(&codec::encode(TABLE_VERSION, &table))?;
+        self.writer.finish(&table, |_| Ok(key.clone()))
+    }
 }
 
-/// Cuts, names and compresses a file. Pure work: nothing is stored.
-pub(super) fn prepare(repository: &Repository, bytes: &[u8], level: i32) -> Result<PreparedFile> {
+/// Cuts, names and compresses a file into an object that has no key yet. Dropped, it leaves nothing behind.
+pub(super) fn prepare(repository: &Repository, kind: ContainerKind, bytes: &[u8], level: i32) -> Result<PreparedFile> {
     let zeros = bytes.len() - end_of_content(bytes);
-    let chunker = ContentChunker::new(repository.keys().gear_table(), repository.config().chunker.wal);
-    let chunks: Vec<&[u8]> = chunker.chunks(&bytes[..bytes.len() - zeros]).collect();
-    std::thread::scope(|scope| {
+    let writer = ContainerWriter::start(repository.storage(), kind, repository.id())?;
+    let (content, assembled) = std::thread::scope(|scope| {
         let content = scope.spawn(|| repository.keys().chunk_id(bytes));
-        let chunks = encode_chunks(repository, &chunks, level)?;
-        let died = |_| Error::Invalid("the hashing thread died".to_owned());
-        Ok(PreparedFile { content: content.join().map_err(died)?, length: bytes.len(), level, chunks, zeros })
-    })
+        let assembled = assemble(repository, writer, &bytes[..bytes.len() - zeros], level);
+        (content.join().map_err(|_| died()), assembled)
+    });
+    let Assembly { writer, mut parts, .. } = assembled?;
+    if zeros > 0 {
+        parts.push(Part::Zeros { length: u32::try_from(zeros).map_err(|_| too_long())? });
+    }
+    Ok(PreparedFile { content: content?, length: bytes.len(), level, parts, writer })
+}
+
+/// Chunks come from several threads in any order and go into the object in the file's.
+struct Assembly {
+    writer: ContainerWriter,
+    parts: Vec<Part>,
+    early: BTreeMap<usize, EncodedChunk>,
+}
+
+impl Assembly {
+    fn add(&mut self, index: usize, chunk: EncodedChunk) -> Result<()> {
+        self.early.insert(index, chunk);
+        while let Some((id, length, frame)) = self.early.remove(&self.parts.len()) {
+            let frame = self.writer.append(&frame)?;
+            self.parts.push(Part::Here { id, length, frame });
+        }
+        Ok(())
+    }
+}
+
+/// Works on a file's chunks on as many threads as there are cores, four at most.
+fn assemble(repository: &Repository, writer: ContainerWriter, bytes: &[u8], level: i32) -> Result<Assembly> {
+    let chunker = ContentChunker::new(repository.keys().gear_table(), repository.config().chunker.wal);
+    // Whoever is free cuts the next chunk: the first is compressed while the last is not found yet.
+    let chunks = Mutex::new(chunker.chunks(bytes).enumerate());
+    let assembly = Mutex::new(Assembly { writer, parts: Vec::new(), early: BTreeMap::new() });
+    let work = || -> Result<()> {
+        let mut compressor = Compressor::new(level)?;
+        loop {
+            let Some((index, chunk)) = chunks.lock().next() else { return Ok(()) };
+            let length = u32::try_from(chunk.len()).map_err(|_| too_long())?;
+            let encoded = (repository.keys().chunk_id(chunk), length, compressor.encode(chunk)?);
+            assembly.lock().add(index, encoded)?;
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    std::thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mine = work();
+        helpers.into_iter().map(|helper| helper.join().unwrap_or_else(|_| Err(died()))).fold(mine, Result::and)
+    })?;
+    Ok(assembly.into_inner())
+}
+
+fn died() -> Error {
+    Error::Invalid("a compressor thread died".to_owned())
+}
+
+fn too_long() -> Error {
+    Error::Invalid("a WAL file over 4 GiB".to_owned())
 }
 
 /// Where the zeros at a file's end begin: a segment that was switched is mostly zeros.
@@ -122,30 +155,6 @@ fn end_of_content(bytes: &[u8]) -> usize {
     let blocks = bytes.rchunks(4096).take_while(|block| is_zero_page(block)).map(<[u8]>::len).sum::<usize>();
     let rest = &bytes[..bytes.len() - blocks];
     rest.len() - rest.iter().rev().take_while(|byte| **byte == 0).count()
-}
-
-/// Publishes a file as an object of this key.
-pub(super) fn write(
-    repository: &Repository,
-    key: &ObjectKey,
-    file: &PreparedFile,
-    summary: Option<&SegmentScan>,
-) -> Result<Finished> {
-    let kind = if summary.is_some() { ContainerKind::WalSegment } else { ContainerKind::WalFile };
-    let mut writer = ContainerWriter::start(repository.storage(), kind, repository.id())?;
-    let mut parts = Vec::new();
-    for (id, length, frame) in &file.chunks {
-        parts.push(Part::Here { id: *id, length: *length, frame: writer.append(frame)? });
-    }
-    if file.zeros > 0 {
-        parts.push(Part::Zeros { length: u32::try_from(file.zeros).map_err(|_| too_long())? });
-    }
-    let mut compressor = Compressor::new(file.level)?;
-    let summary =
-        summary.map(|scan| writer.append(&compressor.encode(&codec::encode(SUMMARY_VERSION, scan))?)).transpose()?;
-    let table = WalTable { length: file.length as u64, content: file.content, summary, parts };
-    let table = compressor.encode(&codec::encode(TABLE_VERSION, &table))?;
-    writer.finish(&table, |_| Ok(key.clone()))
 }
 
 /// An opened object.

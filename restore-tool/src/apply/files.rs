@@ -23,9 +23,9 @@ use super::manifest::Manifest;
 use super::{Place, at};
 
 /// A batch ends at this many pieces …
-const BATCH_PIECES: usize = 32 << 10;
-/// … or bytes: small enough that early files are complete, and on their way to disk, while later ones are read.
-const BATCH_BYTES: u64 = 256 << 20;
+const BATCH_PIECES: usize = 64 << 10;
+/// … or bytes: two of PostgreSQL's largest files, so that threads need not wait for each other's writes to the same one.
+const BATCH_BYTES: u64 = 2 << 30;
 /// Threads that wait for the disk.
 const SYNCERS: usize = 8;
 /// Longest file that is kept in memory: `postgresql.auto.conf` is far shorter.
@@ -92,6 +92,7 @@ pub(super) fn restore(
             manifest,
             written: Written::default(),
             batch: Batch::default(),
+            lanes: jobs.max(1),
         };
         let planned = planner.run(backup).map(|()| planner.written);
         if planned.is_err() {
@@ -169,6 +170,17 @@ fn sync(failed: &AtomicBool, complete: &Receiver<Complete>) -> Result<(), Error>
     Ok(())
 }
 
+/// Cuts a sequence into parts of equal length and takes from each in turn.
+fn in_lanes<T>(items: Vec<T>, lanes: usize) -> impl Iterator<Item = T> {
+    let length = items.len().div_ceil(lanes).max(1);
+    let mut lanes: Vec<_> = Vec::with_capacity(lanes);
+    let mut items = items.into_iter();
+    while items.len() > 0 {
+        lanes.push(items.by_ref().take(length).collect::<Vec<_>>().into_iter());
+    }
+    (0..length).flat_map(move |_| lanes.iter_mut().filter_map(Iterator::next).collect::<Vec<_>>())
+}
+
 #[derive(Default)]
 struct Batch {
     plan: ReadPlan,
@@ -184,6 +196,8 @@ struct Planner<'a> {
     manifest: &'a mut Manifest,
     written: Written,
     batch: Batch,
+    /// Threads that do jobs.
+    lanes: usize,
 }
 
 impl Planner<'_> {
@@ -241,9 +255,10 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Hands the batch to the workers.
+    /// Hands the batch to the workers, each in a part of its own.
     fn flush(&mut self) -> Result<()> {
-        for job in std::mem::take(&mut self.batch).plan.into_jobs() {
+        let jobs = std::mem::take(&mut self.batch).plan.into_jobs();
+        for job in in_lanes(jobs, self.lanes) {
             if self.shared.failed.load(Ordering::Relaxed) || self.jobs.send(job).is_err() {
                 return Err(anyhow!("the restore was stopped"));
             }
@@ -315,5 +330,18 @@ impl StoredFile<'_> {
             Err(Error::damaged(object, format_args!("its map at {start} covers {found} bytes, expected {expected}"))
                 .into())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_lanes;
+
+    #[test]
+    fn lanes_hold_every_item_once() {
+        let lanes = |items, lanes| in_lanes((0..items).collect(), lanes).collect::<Vec<_>>();
+        assert_eq!(lanes(7, 3), [0, 3, 6, 1, 4, 2, 5]);
+        assert_eq!(lanes(2, 8), [0, 1]);
+        assert_eq!(lanes(0, 2), [0; 0]);
     }
 }
