@@ -35,6 +35,8 @@ pub enum Command {
         /// The file, as PostgreSQL's %p gives it.
         path: PathBuf,
     },
+    /// Run beside the server: keeps mirrors up to date, answers `status` and metrics.
+    Agent,
     /// Take a base backup now.
     Backup(BackupArgs),
     /// List the base backups.
@@ -46,10 +48,18 @@ pub enum Command {
     },
     /// Show the ranges of time that can be restored.
     Windows,
+    /// Show what the agent does now and how far the mirrors are behind.
+    Status,
     /// Look for everything that would make a later restore fail.
     Check,
     /// Read the repository and find damage.
     Verify(VerifyArgs),
+    /// Copy the repository to another place, checking everything on the way.
+    Sync(SyncArgs),
+    /// Show who works with the repository now.
+    Locks,
+    /// Remove leases whose holders are gone.
+    Unlock(UnlockArgs),
 }
 
 /// `walkeep init`.
@@ -58,9 +68,21 @@ pub struct InitArgs {
     /// The cluster's data directory.
     #[arg(long, value_name = "DIR")]
     pub pgdata: PathBuf,
-    /// Where backups and WAL go: a directory.
+    /// Where backups and WAL go: a directory, or s3://BUCKET/PREFIX.
     #[arg(long, value_name = "URL")]
     pub repo: String,
+    /// A second place for them: s3://BUCKET/PREFIX, or a directory.
+    #[arg(long, value_name = "URL")]
+    pub mirror: Option<String>,
+    /// Whether archive-push and backup wait for the mirror.
+    #[arg(long, value_name = "LEVEL", value_parser = ["local", "mirror"])]
+    pub durability: Option<String>,
+    /// How to talk to a bucket.
+    #[command(flatten)]
+    pub s3: S3Args,
+    /// Create the bucket if there is none.
+    #[arg(long)]
+    pub create_bucket: bool,
     /// The cluster's name in the repository [default: main].
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
@@ -70,6 +92,23 @@ pub struct InitArgs {
     /// Set PostgreSQL's settings with ALTER SYSTEM.
     #[arg(long)]
     pub apply: bool,
+}
+
+/// How to talk to a bucket; what is not given comes from AWS's own environment and profile.
+#[derive(Clone, Debug, Default, Args)]
+pub struct S3Args {
+    /// Base URL of the S3 service, like https://s3.example.com [default: AWS].
+    #[arg(long = "s3-endpoint", value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// Region that requests are signed for.
+    #[arg(long = "s3-region", value_name = "REGION")]
+    pub region: Option<String>,
+    /// Put the bucket's name into the path rather than the host name.
+    #[arg(long = "s3-path-style", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub path_style: Option<bool>,
+    /// PEM file of the authority that signed the endpoint's certificate.
+    #[arg(long = "s3-ca-file", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `walkeep backup`.
@@ -94,6 +133,63 @@ pub struct VerifyArgs {
     pub sample: u8,
     /// Verify what this backup needs, and nothing else.
     pub id: Option<String>,
+}
+
+/// `walkeep sync`.
+#[derive(Clone, Debug, Args)]
+pub struct SyncArgs {
+    /// Where to: an empty place or one that holds this repository, a directory or s3://BUCKET/PREFIX.
+    #[arg(long, value_name = "URL")]
+    pub to: String,
+    /// Whence, if not from the configured repository; no configuration file is needed then.
+    #[arg(long, value_name = "URL")]
+    pub from: Option<String>,
+    /// How to talk to the bucket that is copied to.
+    #[command(flatten)]
+    pub s3: S3Args,
+    /// How to talk to the bucket of --from, where it differs.
+    #[command(flatten)]
+    pub from_s3: FromS3Args,
+    /// Create the bucket of --to if there is none.
+    #[arg(long)]
+    pub create_bucket: bool,
+    /// Objects under way at once [default: 8 with a bucket, else one per core].
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<usize>,
+    /// Say what would be copied and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// How to talk to a bucket that is copied from.
+#[derive(Clone, Debug, Default, Args)]
+pub struct FromS3Args {
+    /// As --s3-endpoint, for --from [default: the same].
+    #[arg(long = "from-s3-endpoint", value_name = "URL", requires = "from")]
+    pub from_endpoint: Option<String>,
+    /// As --s3-region, for --from [default: the same].
+    #[arg(long = "from-s3-region", value_name = "REGION", requires = "from")]
+    pub from_region: Option<String>,
+    /// As --s3-path-style, for --from [default: the same].
+    #[arg(long = "from-s3-path-style", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", requires = "from")]
+    pub from_path_style: Option<bool>,
+    /// As --s3-ca-file, for --from [default: the same].
+    #[arg(long = "from-s3-ca-file", value_name = "FILE", requires = "from")]
+    pub from_ca_file: Option<PathBuf>,
+}
+
+/// `walkeep unlock`.
+#[derive(Clone, Debug, Args)]
+pub struct UnlockArgs {
+    /// The lease, as `walkeep locks` prints it.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub key: Option<String>,
+    /// Every lease that counts for nothing any more.
+    #[arg(long)]
+    pub all: bool,
+    /// Also a lease that is held, or cannot be read.
+    #[arg(long)]
+    pub force: bool,
 }
 
 fn note(text: &str) -> Result<(String, String), String> {

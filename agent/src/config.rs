@@ -1,9 +1,12 @@
 //! `walkeep.toml`: read, overlaid with the environment, checked. Past this file nobody sees a raw setting.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use walkeep_chunkstore::mirror::Durability;
+use walkeep_chunkstore::storage::{BucketUrl, Place, S3Options};
 
 /// Where the file is looked for unless `--config` or `WALKEEP_CONFIG` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/walkeep/walkeep.toml";
@@ -35,6 +38,83 @@ pub struct RepositorySection {
     pub url: Option<String>,
 }
 
+/// `[mirror]` and `[mirror2]`: a second place for the repository. Where `[repository] url` is a bucket, `[mirror]` without
+/// a `url` says how to talk to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MirrorSection {
+    /// A bucket or a directory.
+    pub url: Option<String>,
+    /// Whether archive-push and backup wait for it.
+    pub durability: Option<Durability>,
+    /// How long packs and WAL stay in the local repository after they were mirrored; default: for ever.
+    pub local_window: Option<String>,
+    /// Base URL of the service; default: AWS.
+    pub endpoint: Option<String>,
+    /// Region that requests are signed for.
+    pub region: Option<String>,
+    /// Whether the bucket's name stands in the path.
+    pub path_style: Option<bool>,
+    /// PEM file of the authority that signed the endpoint's certificate.
+    pub ca_file: Option<PathBuf>,
+    /// Server-side encryption: `AES256` or `aws:kms`.
+    pub encryption: Option<String>,
+    /// Key for `aws:kms`.
+    pub kms_key: Option<String>,
+    /// Storage class of packs of data.
+    pub pack_class: Option<String>,
+    /// Storage class of WAL.
+    pub wal_class: Option<String>,
+    /// Days for which object lock keeps each object but leases.
+    pub lock_days: Option<u32>,
+    /// Object lock's mode.
+    pub lock_mode: Option<String>,
+    /// Seconds for one small request.
+    pub request_timeout: Option<u64>,
+    /// Seconds for one operation with all its repetitions.
+    pub total_timeout: Option<u64>,
+}
+
+impl MirrorSection {
+    fn s3(&self) -> S3Options {
+        let this = self.clone();
+        S3Options {
+            endpoint: this.endpoint,
+            region: this.region,
+            path_style: this.path_style,
+            ca_file: this.ca_file,
+            encryption: this.encryption,
+            kms_key: this.kms_key,
+            pack_class: this.pack_class,
+            wal_class: this.wal_class,
+            lock_days: this.lock_days,
+            lock_mode: this.lock_mode,
+            request_timeout: this.request_timeout,
+            total_timeout: this.total_timeout,
+        }
+    }
+}
+
+/// A mirror, checked.
+#[derive(Clone, Debug)]
+pub struct MirrorSettings {
+    /// Where it is.
+    pub place: Place,
+    /// Whether success waits for it.
+    pub durability: Durability,
+    /// How long what it has stays here.
+    pub local_window: Option<Duration>,
+    /// How to talk to it.
+    pub s3: S3Options,
+}
+
+impl MirrorSettings {
+    /// The endpoint as it was configured; empty for AWS's own.
+    pub fn endpoint(&self) -> &str {
+        self.s3.endpoint.as_deref().unwrap_or_default()
+    }
+}
+
 /// `[compression]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -57,6 +137,67 @@ pub struct LimitsSection {
     pub jobs: Option<usize>,
     /// Seconds that a backup waits for a WAL segment to be archived.
     pub archive_timeout: Option<u64>,
+    /// Bytes per second that go to buckets.
+    pub upload_rate: Option<ByteRate>,
+    /// Bytes per second that are read: by a backup from the data directory, and from buckets.
+    pub read_rate: Option<ByteRate>,
+}
+
+/// Bytes per second: a number, or one with KiB, MiB or GiB behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RateText", into = "u64")]
+pub struct ByteRate(std::num::NonZeroU64);
+
+impl ByteRate {
+    /// The number.
+    pub fn bytes(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl From<ByteRate> for u64 {
+    fn from(rate: ByteRate) -> Self {
+        rate.bytes()
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RateText {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<RateText> for ByteRate {
+    type Error = String;
+
+    fn try_from(rate: RateText) -> Result<Self, String> {
+        let bytes = match rate {
+            RateText::Number(bytes) => Some(bytes),
+            RateText::Text(ref text) => {
+                let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+                let (number, unit) = text.split_at(end);
+                let unit = match unit.trim().trim_end_matches("/s") {
+                    "" | "B" => Some(1),
+                    "KiB" | "K" => Some(1 << 10),
+                    "MiB" | "M" => Some(1 << 20),
+                    "GiB" | "G" => Some(1 << 30),
+                    _ => None,
+                };
+                unit.and_then(|unit: u64| number.parse::<u64>().ok()?.checked_mul(unit))
+            }
+        };
+        let positive = bytes.and_then(std::num::NonZeroU64::new);
+        positive.map(Self).ok_or_else(|| "expected bytes per second above 0, like 50MiB".to_owned())
+    }
+}
+
+/// `[metrics]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsSection {
+    /// Address and port at which the agent answers `GET /metrics`; default: it does not.
+    pub listen: Option<std::net::SocketAddr>,
 }
 
 /// `[state]`.
@@ -81,16 +222,22 @@ pub struct Config {
     pub cluster: ClusterSection,
     /// Where backups and WAL go.
     pub repository: RepositorySection,
+    /// A second place for them.
+    pub mirror: MirrorSection,
+    /// A third.
+    pub mirror2: MirrorSection,
     /// How hard to compress.
     pub compression: CompressionSection,
     /// How much to use.
     pub limits: LimitsSection,
+    /// What the agent tells a monitoring system.
+    pub metrics: MetricsSection,
     /// Where local state lives.
     pub state: StateSection,
 }
 
 /// Sections whose keys may also come from `WALKEEP_SECTION_KEY`. Other `WALKEEP_…` variables are none of ours.
-const SECTIONS: [&str; 5] = ["cluster", "repository", "compression", "limits", "state"];
+const SECTIONS: [&str; 8] = ["cluster", "repository", "mirror", "mirror2", "compression", "limits", "metrics", "state"];
 
 impl Config {
     /// Reads the file, lays the environment over it, and refuses keys that mean nothing.
@@ -136,16 +283,48 @@ impl Config {
         Ok(self.cluster.pgdata.as_deref().ok_or_else(missing)?)
     }
 
-    /// The repository's directory.
-    pub fn repository_path(&self) -> Result<PathBuf> {
+    /// Where the repository is.
+    pub fn repository_place(&self) -> Result<Place> {
         match (&self.repository.path, &self.repository.url) {
-            (Some(path), None) => Ok(path.clone()),
-            (None, Some(url)) => local_path(url),
+            (Some(path), None) => {
+                Ok(Place::Directory(std::path::absolute(path).context("unable to make a path absolute")?))
+            }
+            (None, Some(url)) => place(url),
             (None, None) => bail!(ConfigError("[repository] path is not set: name the repository".to_owned())),
             (Some(_), Some(_)) => {
                 bail!(ConfigError("[repository] has both path and url: keep the one that is meant".to_owned()))
             }
         }
+    }
+
+    /// The mirrors, in the order of their sections.
+    pub fn mirrors(&self) -> Result<Vec<MirrorSettings>> {
+        let sections = [("mirror", &self.mirror), ("mirror2", &self.mirror2)];
+        let mut mirrors = Vec::new();
+        for (name, section) in sections {
+            let Some(url) = &section.url else { continue };
+            let place = place(url)?;
+            if place == self.repository_place()? {
+                bail!(ConfigError(format!("[{name}] url is the repository itself: '{place}'")));
+            }
+            let local_window = section.local_window.as_deref().map(|text| window(name, text)).transpose()?;
+            let durability = section.durability.unwrap_or_default();
+            mirrors.push(MirrorSettings { place, durability, local_window, s3: section.s3() });
+        }
+        Ok(mirrors)
+    }
+
+    /// How to talk to the bucket that `[repository] url` names: `[mirror]`'s keys, unless that is a mirror of its own.
+    /// Success waits for the bucket unless `durability` says otherwise.
+    pub fn bucket_settings(&self) -> Result<MirrorSettings> {
+        let durability = self.mirror.durability.unwrap_or(Durability::Mirror);
+        Ok(MirrorSettings { place: self.repository_place()?, durability, local_window: None, s3: self.mirror.s3() })
+    }
+
+    /// Where objects wait that are on their way to the bucket.
+    pub fn spool(&self, url: &BucketUrl) -> PathBuf {
+        let name: String = url.to_string().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        self.state.dir.join("spool").join(name)
     }
 
     /// Threads of a backup.
@@ -160,12 +339,18 @@ impl Config {
     }
 }
 
-/// The directory that a repository URL names.
-pub fn local_path(url: &str) -> Result<PathBuf> {
-    if let Some((scheme, _)) = url.split_once("://") {
-        bail!(ConfigError(format!("repository '{url}': this build has no driver for {scheme}://, name a directory")));
-    }
-    std::path::absolute(url).with_context(|| format!("unable to make '{url}' absolute"))
+/// The place that a URL of the configuration names.
+fn place(url: &str) -> Result<Place> {
+    url.parse::<Place>().map_err(|error| ConfigError(error.to_string()).into())
+}
+
+/// A length of time like `7d` or `36h`; months and years have no length of their own.
+fn window(section: &str, text: &str) -> Result<Duration> {
+    let length =
+        text.parse::<jiff::Span>().and_then(|span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()));
+    let wrong =
+        || ConfigError(format!("[{section}] local_window '{text}' is no length of time: expected one like '7d'"));
+    Ok(length.ok().and_then(|length| Duration::try_from(length).ok()).ok_or_else(wrong)?)
 }
 
 /// figment's error with the key, the file, and the nearest key that exists.
@@ -214,7 +399,7 @@ mod tests {
         let config =
             load("[cluster]\npgdata = '/data'\n[repository]\npath = '/repo'\n[compression]\nlevel = 3").unwrap();
         assert_eq!(config.pgdata().unwrap(), Path::new("/data"));
-        assert_eq!(config.repository_path().unwrap(), Path::new("/repo"));
+        assert_eq!(config.repository_place().unwrap().to_string(), "/repo");
         assert_eq!((config.compression.level, config.cluster_name()), (3, "main"));
     }
 
@@ -233,8 +418,26 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_is_refused_by_name() {
-        let error = load("[repository]\nurl = 's3://b/p'").unwrap().repository_path().unwrap_err().to_string();
-        assert!(error.contains("s3://"), "{error}");
+    fn a_bucket_and_its_mirrors_are_read() {
+        let text = "[repository]\nurl = 's3://bucket/p'\n[mirror]\nendpoint = 'http://x'\n\
+                    [mirror2]\nurl = 's3://other'\nlocal_window = '7d'\n[limits]\nupload_rate = '2MiB'";
+        let config = load(text).unwrap();
+        assert_eq!(config.repository_place().unwrap().to_string(), "s3://bucket/p");
+        let settings = config.bucket_settings().unwrap();
+        assert_eq!((settings.endpoint(), settings.durability), ("http://x", Durability::Mirror));
+        let mirrors = config.mirrors().unwrap();
+        assert_eq!((mirrors.len(), mirrors[0].durability), (1, Durability::Local));
+        assert_eq!(mirrors[0].local_window, Some(Duration::from_secs(7 * 86400)));
+        assert_eq!(config.limits.upload_rate.map(ByteRate::bytes), Some(2 << 20));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let error = load("[repository]\nurl = 'gs://bucket'").unwrap().repository_place().unwrap_err().to_string();
+        assert!(error.contains("gs://"), "{error}");
+        let error = load("[limits]\nupload_rate = 'fast'").unwrap_err().to_string();
+        assert!(error.contains("limits.upload_rate"), "{error}");
+        let config = load("[repository]\npath = '/r'\n[mirror]\nurl = '/r'").unwrap();
+        assert!(config.mirrors().unwrap_err().to_string().contains("repository itself"));
     }
 }

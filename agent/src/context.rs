@@ -6,15 +6,20 @@ use std::sync::Arc;
 use anyhow::Result;
 use walkeep_chunkstore::repository::layout::ClusterLayout;
 use walkeep_chunkstore::repository::{ClusterIdentity, Repository};
-use walkeep_chunkstore::storage::LocalStorage;
 use walkeep_chunkstore::wal::WalArchive;
 
 use crate::config::Config;
+use crate::rates::Rates;
+use crate::repository::{self, Ask, Storages};
 
 /// An open repository and the configured cluster's place in it.
 pub struct Context {
     /// The settings.
     pub config: Config,
+    /// Where it is kept.
+    pub storages: Storages,
+    /// How fast bytes may move.
+    pub rates: Rates,
     /// The repository.
     pub repository: Arc<Repository>,
     /// Keys of the cluster.
@@ -25,17 +30,15 @@ impl Context {
     /// Reads the configuration and opens the repository it names.
     pub fn open(config: Option<&Path>) -> Result<Self> {
         let config = Config::load(config)?;
-        let path = config.repository_path()?;
         let layout = ClusterLayout::new(config.cluster_name())?;
-        let storage = match LocalStorage::open(&path) {
-            Err(error) if error.is_not_found() => {
-                let absent = walkeep_chunkstore::Error::not_found(format_args!("repository '{}'", path.display()));
-                return Err(absent.into());
-            }
-            other => other?,
-        };
-        let repository = Arc::new(Repository::open(Arc::new(storage))?);
-        Ok(Self { config, repository, layout })
+        let (storages, repository) = repository::open(&config)?;
+        let rates = storages.rates(&config.limits);
+        Ok(Self { config, storages, rates, repository, layout })
+    }
+
+    /// Makes sure that the mirrors hold this repository.
+    pub fn join_mirrors(&self, ask: Ask) -> Result<()> {
+        self.storages.join(self.repository.config(), &self.config.state.dir, ask)
     }
 
     /// The cluster that new data must belong to.

@@ -10,4 +10,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod context;
+pub mod daemon;
 pub mod postgres;
+pub mod rates;
+pub mod repository;

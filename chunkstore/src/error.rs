@@ -41,6 +41,20 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
+    /// A bucket's service failed, refused, or could not be reached.
+    #[error("unable to {operation} '{object}': {problem}")]
+    Bucket {
+        /// What was tried, as a verb.
+        operation: &'static str,
+        /// The object or bucket, as `s3://…`.
+        object: String,
+        /// The service's answer, or what went wrong on the way to it.
+        problem: String,
+        /// What kind of error it is.
+        kind: ErrorKind,
+        /// What to do about it.
+        hint: Option<&'static str>,
+    },
     /// Bytes in the repository are not what was written.
     #[error("'{object}' is damaged: {problem}")]
     Damaged {
@@ -101,12 +115,21 @@ impl Error {
                 io::ErrorKind::NotFound => ErrorKind::NotFound,
                 _ => ErrorKind::Unreachable,
             },
+            Self::Bucket { kind, .. } => *kind,
             Self::Damaged { .. } => ErrorKind::Damaged,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Conflict { .. } => ErrorKind::Conflict,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Invalid(_) => ErrorKind::Invalid,
             Self::Stopped | Self::GivenUp | Self::Index { .. } => ErrorKind::Failed,
+        }
+    }
+
+    /// What to do about it, where the error itself knows.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Bucket { hint, .. } => *hint,
+            _ => None,
         }
     }
 

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
+use parking_lot::Mutex;
+
 use crate::container::{Decompressor, FramePosition, read_frame};
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, PackId};
@@ -122,6 +124,28 @@ pub struct ReadJob {
     frames: Vec<(FramePosition, Vec<WantedChunk>)>,
 }
 
+impl ReadJob {
+    /// Bytes that [`ReadJob::fetch`] takes into memory: at most 8 MiB, or one frame.
+    pub fn stored_bytes(&self) -> u64 {
+        self.range.end.saturating_sub(self.range.start)
+    }
+
+    /// Makes the request. Where each one waits for a network, many threads do this and few [`JobReader::deliver`].
+    pub fn fetch(&self, repository: &Repository) -> Result<Fetched> {
+        let key = layout::pack(self.pack)?;
+        for (frame, _) in &self.frames {
+            frame.check(&key)?;
+        }
+        match repository.storage().get_range(&key, self.range.clone()) {
+            Err(missing) if missing.is_not_found() => Ok(Fetched(Err(missing))),
+            other => other.map(|bytes| Fetched(Ok(bytes))),
+        }
+    }
+}
+
+/// The answer to a [`ReadJob`]: the range's bytes, or that there is no such pack.
+pub struct Fetched(Result<Vec<u8>>);
+
 /// Does [`ReadJob`]s, reusing its memory. One per thread.
 pub struct JobReader {
     decompressor: Decompressor,
@@ -141,14 +165,23 @@ impl JobReader {
         job: &ReadJob,
         sink: &mut dyn FnMut(&Piece, &[u8]) -> Result<()>,
     ) -> Result<u64> {
-        let key = layout::pack(job.pack)?;
-        for (frame, _) in &job.frames {
-            frame.check(&key)?;
-        }
-        let bytes = match repository.storage().get_range(&key, job.range.clone()) {
-            Err(error) if error.is_not_found() => return self.run_moved(repository, job, &error, sink),
-            other => other?,
+        self.deliver(repository, job, &job.fetch(repository)?, sink)
+    }
+
+    /// Verifies what was fetched for `job` and hands every piece with its bytes to `sink`. Returns how many stored bytes
+    /// were fetched in all.
+    pub fn deliver(
+        &mut self,
+        repository: &Repository,
+        job: &ReadJob,
+        fetched: &Fetched,
+        sink: &mut dyn FnMut(&Piece, &[u8]) -> Result<()>,
+    ) -> Result<u64> {
+        let bytes = match &fetched.0 {
+            Ok(bytes) => bytes,
+            Err(missing) => return self.run_moved(repository, job, missing, sink),
         };
+        let key = layout::pack(job.pack)?;
         for (frame, wanted) in &job.frames {
             let start = usize::try_from(frame.offset - job.range.start).unwrap_or(usize::MAX);
             let stored = bytes.get(start..).and_then(|bytes| bytes.get(..frame.length as usize));
@@ -212,4 +245,45 @@ fn deliver(
         sink(piece, bytes)?;
     }
     Ok(())
+}
+
+/// Does `work` on every item, on at most `threads` threads at once; results are in the order of the items. For reads that
+/// wait for a network, see [`Storage::parallel_reads`](crate::storage::Storage::parallel_reads).
+pub fn side_by_side<T: Sync, R: Send>(items: &[T], threads: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let threads = threads.min(items.len());
+    if threads <= 1 {
+        return items.iter().map(work).collect();
+    }
+    let next = Mutex::new(items.iter().enumerate());
+    let take = || next.lock().next();
+    let some = || std::iter::from_fn(take).map(|(index, item)| (index, work(item))).collect::<Vec<_>>();
+    let mut done = std::thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(some)).collect();
+        let mut done = some();
+        for helper in helpers {
+            done.extend(helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        done
+    });
+    done.sort_unstable_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::side_by_side;
+
+    #[test]
+    fn results_are_in_order_and_work_is_shared() {
+        let items: Vec<usize> = (0..100).collect();
+        for threads in [0, 1, 3, 200] {
+            assert_eq!(side_by_side(&items, threads, |item| item * 2), (0..200).step_by(2).collect::<Vec<_>>());
+        }
+        assert_eq!(side_by_side(&[0; 0], 4, |item| *item), [0; 0]);
+        // Comes to an end only if all four are at work at once.
+        let barrier = Barrier::new(4);
+        side_by_side(&items[..4], 4, |_| barrier.wait());
+    }
 }

@@ -4,7 +4,7 @@
 //! - [`node`] describes files by chunks: page maps, byte maps, file lists.
 //! - [`storage`] is where objects live; [`repository`] is what they mean; [`index`] finds chunks fast.
 //! - [`ingest`] turns files into chunks, packs and nodes; [`extract`] turns them back.
-//! - [`wal`] is the WAL archive.
+//! - [`wal`] is the WAL archive; [`mirror`] brings everything to a second place.
 //!
 //! The commit point of a base backup is its root, published last and create-if-absent. Everything it refers to is durable
 //! before. So a crash at any moment leaves either a complete backup or objects that no root refers to, and nothing needs
@@ -20,6 +20,7 @@ pub mod extract;
 pub mod id;
 pub mod index;
 pub mod ingest;
+pub mod mirror;
 pub mod node;
 pub mod repository;
 pub mod storage;

@@ -37,15 +37,35 @@ pub enum Command {
 /// Which repository and cluster.
 #[derive(Debug, Args)]
 pub struct RepositoryArgs {
-    /// The repository: a directory [env: WALKEEP_REPOSITORY_URL, WALKEEP_REPOSITORY_PATH]
+    /// The repository: a directory, or s3://BUCKET/PREFIX [env: WALKEEP_REPOSITORY_URL, WALKEEP_REPOSITORY_PATH]
     #[arg(long, value_name = "URL")]
     pub repo: Option<String>,
+    /// How to talk to a bucket.
+    #[command(flatten)]
+    pub s3: S3Args,
     /// The cluster's name in the repository; needed if it holds several
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
     /// The agent's configuration file, for the repository and the cluster's name
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// How to talk to a bucket; what is not given comes from AWS's own environment variables and profile.
+#[derive(Debug, Default, Args)]
+pub struct S3Args {
+    /// Base URL of the S3 service, like https://s3.example.com; by default AWS [env: WALKEEP_MIRROR_ENDPOINT]
+    #[arg(long = "s3-endpoint", value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// Region that requests are signed for [env: WALKEEP_MIRROR_REGION]
+    #[arg(long = "s3-region", value_name = "REGION")]
+    pub region: Option<String>,
+    /// Put the bucket's name into the path rather than the host name [env: WALKEEP_MIRROR_PATH_STYLE]
+    #[arg(long = "s3-path-style", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub path_style: Option<bool>,
+    /// PEM file of the authority that signed the endpoint's certificate [env: WALKEEP_MIRROR_CA_FILE]
+    #[arg(long = "s3-ca-file", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// How to print.
@@ -177,6 +197,19 @@ mod tests {
         assert!(parse("--repo r --target-dir d --target-lsn 0/3000028 --exclusive --tablespace-map 16400=/x").is_ok());
         assert!(matches!(parse("fetch-wal --repo r 00000001 p").unwrap().command, Some(Command::FetchWal(_))));
         assert!(matches!(parse("windows --repo r --json").unwrap().command, Some(Command::Windows(_))));
+        for (text, expected) in [
+            ("", None),
+            ("--s3-path-style", Some(true)),
+            ("--s3-path-style=false", Some(false)),
+            ("--s3-path-style true", Some(true)),
+        ] {
+            let cli = parse(&format!("--repo s3://b --target-dir d {text}")).unwrap();
+            assert_eq!(cli.restore.repository.s3.path_style, expected, "{text}");
+        }
+        assert!(
+            parse("fetch-wal --repo s3://b --s3-path-style=true --s3-endpoint http://h:1 --s3-region r 00000001 p")
+                .is_ok()
+        );
     }
 
     #[test]
@@ -190,6 +223,7 @@ mod tests {
             "--repo r --target-dir d --tablespace-map 16400",
             "--repo r --target-dir d --tablespace-map x=/y",
             "--repo r --target-dir d --jobs 0",
+            "--repo r --target-dir d --s3-path-style=perhaps",
             "fetch-wal --repo r",
             "fetch-wal --repo r a b c",
             "lists",

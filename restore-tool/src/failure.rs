@@ -1,5 +1,6 @@
 //! A refusal: what is wrong, the code to exit with, and what to do next.
 
+use walkeep_chunkstore::Error;
 use walkeep_chunkstore::console::Exit;
 
 /// An error that says more than its text: printed as `error: …` and `hint: …` lines.
@@ -36,20 +37,43 @@ impl Refusal {
 
 /// The exit code and the hints of an error, wherever in its chain of causes they stand.
 pub fn exit_and_hints(error: &anyhow::Error) -> (Exit, Vec<String>) {
-    let refusal = error.chain().find_map(|cause| cause.downcast_ref::<Refusal>());
-    match refusal {
-        Some(refusal) => (refusal.exit, refusal.hints.clone()),
-        None => {
-            let exit = walkeep_chunkstore::console::exit_of(error.as_ref());
-            (exit, general_hint(exit).into_iter().map(str::to_owned).collect())
+    if let Some(refusal) = error.chain().find_map(|cause| cause.downcast_ref::<Refusal>()) {
+        return (refusal.exit, refusal.hints.clone());
+    }
+    let exit = walkeep_chunkstore::console::exit_of(error.as_ref());
+    let cause = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
+    // What the service said is known better where it was heard.
+    let hint = cause.and_then(Error::hint).or_else(|| general_hint(exit, cause));
+    (exit, hint.into_iter().map(str::to_owned).collect())
+}
+
+fn general_hint(exit: Exit, cause: Option<&Error>) -> Option<&'static str> {
+    match (exit, cause) {
+        (Exit::Damaged, _) => Some("run `walkeep verify` to see what else is damaged; another backup may not need it"),
+        (Exit::Unreachable, Some(Error::Bucket { .. })) => {
+            Some("check the endpoint, the network and the credentials, then run the command again")
         }
+        (Exit::Unreachable, _) => Some("check that the repository's path is right, mounted and readable for this user"),
+        _ => None,
     }
 }
 
-fn general_hint(exit: Exit) -> Option<&'static str> {
-    match exit {
-        Exit::Damaged => Some("run `walkeep verify` to see what else is damaged; another backup may not need it"),
-        Exit::Unreachable => Some("check that the repository's path is right, mounted and readable for this user"),
-        _ => None,
+#[cfg(test)]
+mod tests {
+    use walkeep_chunkstore::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn a_bucket_that_cannot_be_reached_is_no_path() {
+        let error = |hint| {
+            let problem = "no answer in time".to_owned();
+            let kind = ErrorKind::Unreachable;
+            let error = Error::Bucket { operation: "list", object: "s3://b/p/".to_owned(), problem, kind, hint };
+            exit_and_hints(&anyhow::Error::from(error).context("unable to open"))
+        };
+        assert_eq!(error(Some("run NTP")), (Exit::Unreachable, vec!["run NTP".to_owned()]));
+        let (exit, hints) = error(None);
+        assert!(exit == Exit::Unreachable && hints.len() == 1 && hints[0].contains("endpoint"), "{hints:?}");
     }
 }

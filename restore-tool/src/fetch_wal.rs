@@ -25,7 +25,7 @@ pub const ABSENT: u8 = 1;
 /// Anything else.
 pub const CANNOT_TELL: u8 = 126;
 
-/// How often a repository that does not answer is asked.
+/// How often a directory that does not answer is asked. The driver of a bucket has asked several times itself.
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -47,7 +47,7 @@ pub fn run(open: impl Fn() -> Result<Arc<Repository>>, request: &Request<'_>) ->
         match open().and_then(|repository| deliver(&repository, request)) {
             Ok(true) => return DELIVERED,
             Ok(false) => return ABSENT,
-            Err(error) if attempt < ATTEMPTS && is_unreachable(&error) => {
+            Err(error) if attempt < ATTEMPTS && is_worth_another_try(&error) => {
                 attempt += 1;
                 std::thread::sleep(PAUSE);
             }
@@ -61,9 +61,9 @@ pub fn run(open: impl Fn() -> Result<Arc<Repository>>, request: &Request<'_>) ->
     if is_segment && Path::new("standby.signal").exists() { ABSENT } else { CANNOT_TELL }
 }
 
-fn is_unreachable(error: &anyhow::Error) -> bool {
+fn is_worth_another_try(error: &anyhow::Error) -> bool {
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<Error>());
-    causes.any(|error| error.kind() == ErrorKind::Unreachable)
+    causes.any(|error| error.kind() == ErrorKind::Unreachable && !matches!(error, Error::Bucket { .. }))
 }
 
 /// Whether the archive has the file, which then stands at its place.
@@ -74,14 +74,15 @@ fn deliver(repository: &Arc<Repository>, request: &Request<'_>) -> Result<bool> 
         None => only_cluster(repository)?,
     };
     let layout = ClusterLayout::new(&cluster)?;
-    // An archive that is not there at all has no file either, but that proves nothing.
-    if repository.storage().list(&layout.identities())?.is_empty() {
-        return Err(
-            Error::not_found(format_args!("cluster '{cluster}' in repository '{}'", repository.location())).into()
-        );
-    }
-    let archive = WalArchive::new(Arc::clone(repository), layout);
-    let Some(bytes) = archive.fetch(&file)? else { return Ok(false) };
+    let archive = WalArchive::new(Arc::clone(repository), layout.clone());
+    let Some(bytes) = archive.fetch(&file)? else {
+        // An archive that is not there at all has no file either, but that proves nothing.
+        if repository.storage().list(&layout.identities())?.is_empty() {
+            let cluster = format!("cluster '{cluster}' in repository '{}'", repository.location());
+            return Err(Error::not_found(cluster).into());
+        }
+        return Ok(false);
+    };
     if let WalFileName::Segment(_) = file {
         check_length(&bytes)?;
     }

@@ -36,10 +36,11 @@ struct Damaged {
     inner: MemoryStorage,
     key: ObjectKey,
     content: Option<Vec<u8>>,
+    parallel_reads: usize,
 }
 
 impl Damaged {
-    fn new(inner: &MemoryStorage, info: &ObjectInfo, damage: Damage) -> Self {
+    fn new(inner: &MemoryStorage, info: &ObjectInfo, damage: Damage, parallel_reads: usize) -> Self {
         let mut bytes = inner.get(&info.key, u64::MAX).unwrap();
         let length = bytes.len() as u64;
         let at = |thousandths: u64| usize::try_from(length * thousandths / 1000).unwrap().min(bytes.len() - 1);
@@ -59,7 +60,7 @@ impl Damaged {
                 Some(bytes)
             }
         };
-        Self { inner: inner.clone(), key: info.key.clone(), content }
+        Self { inner: inner.clone(), key: info.key.clone(), content, parallel_reads }
     }
 }
 
@@ -97,6 +98,10 @@ impl Storage for Damaged {
         Ok(listed)
     }
 
+    fn parallel_reads(&self) -> usize {
+        self.parallel_reads
+    }
+
     fn overwrite(&self, key: &ObjectKey, bytes: &[u8]) -> Result<()> {
         self.inner.overwrite(key, bytes)
     }
@@ -127,6 +132,15 @@ fn outcome(storage: impl Storage + 'static) -> anyhow::Result<(Tree, Tree)> {
 
 #[test]
 fn damage_is_an_error_or_does_no_harm() {
+    damage_everything(1);
+}
+
+#[test]
+fn damage_is_an_error_or_does_no_harm_behind_a_network() {
+    damage_everything(16);
+}
+
+fn damage_everything(parallel_reads: usize) {
     let storage = MemoryStorage::new();
     let index = tempfile::tempdir().unwrap();
     fill(storage.clone(), index.path(), std::path::Path::new("/nowhere/at/all"));
@@ -138,7 +152,7 @@ fn damage_is_an_error_or_does_no_harm() {
     let (mut restored, mut refused) = (0, 0);
     for info in storage.list("").unwrap() {
         for damage in &damages {
-            match outcome(Damaged::new(&storage, &info, *damage)) {
+            match outcome(Damaged::new(&storage, &info, *damage, parallel_reads)) {
                 Ok(found) => {
                     assert!(found == expected, "{damage:?} of '{}' gave wrong data", info.key);
                     restored += 1;
@@ -152,7 +166,7 @@ fn damage_is_an_error_or_does_no_harm() {
         }
         let object = info.key.as_str();
         let needed = object.starts_with("packs/") || object.contains("/backups/") || object == "walkeep.json";
-        let gone = outcome(Damaged::new(&storage, &info, Damage::Deleted));
+        let gone = outcome(Damaged::new(&storage, &info, Damage::Deleted, parallel_reads));
         assert!(!needed || gone.is_err(), "'{object}' is needed");
     }
     assert!(restored > 0 && refused > 50, "{restored} restored, {refused} refused");

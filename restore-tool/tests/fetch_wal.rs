@@ -11,13 +11,18 @@ use std::process::Command;
 
 use synthetic::cluster::Cluster;
 
+/// An endpoint where nobody listens.
+const NOBODY: &str = "http://127.0.0.1:1";
+
 /// Runs the program in the data directory, as PostgreSQL does.
 fn run(cluster: &Cluster, arguments: &[&str]) -> (Option<i32>, String) {
     let data = cluster.path("pgdata");
     fs::create_dir_all(data.join("pg_wal")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_walkeep-restore"));
     let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
-    let output = command.args(arguments).current_dir(&data).env_clear().output().unwrap();
+    // Credentials that are there need not be looked for on the network.
+    let credentials = [("AWS_ACCESS_KEY_ID", "nobody"), ("AWS_SECRET_ACCESS_KEY", "secret"), ("AWS_REGION", "x")];
+    let output = command.args(arguments).current_dir(&data).env_clear().envs(credentials).output().unwrap();
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
@@ -45,7 +50,10 @@ fn only_what_is_proven_absent_is_absent() {
         &["--repo", other, "fetch-wal", "000000010000000000000009", "x"],
         &["fetch-wal", "000000010000000000000009", "pg_wal/RECOVERYXLOG"],
         &["fetch-wal", "--repo", "/nowhere/at/all", "000000010000000000000009", "x"],
-        &["fetch-wal", "--repo", "s3://bucket", "000000010000000000000009", "x"],
+        &["fetch-wal", "--repo", "s3://bucket", "--s3-endpoint", NOBODY, "000000010000000000000009", "x"],
+        &["fetch-wal", "--repo", "s3://bucket/a//b", "000000010000000000000009", "x"],
+        &["fetch-wal", "--repo", "gs://bucket", "000000010000000000000009", "x"],
+        &["fetch-wal", "--repo", "s3://bucket", "--s3-path-style", "000000010000000000000009", "x"],
         &["fetch-wal", "--repo", other, "--cluster", "other", "000000010000000000000009", "x"],
         &["fetch-wal", "--repo", other, "000000010000000000000005", "no/such/directory"],
     ] {

@@ -3,12 +3,15 @@
 use anyhow::Result;
 use jiff::Timestamp;
 use serde::Serialize;
+use walkeep_chunkstore::storage::ConditionalWrites;
 use walkeep_proto::timeline::TimelineHistory;
 
 use super::local_source::LocalSource;
 use super::{connect, index_directory};
 use crate::context::Context;
+use crate::daemon;
 use crate::postgres::Session;
+use crate::repository::Ask;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -64,6 +67,12 @@ pub fn examine(context: &Context) -> Vec<Finding> {
     look(&mut findings, "repository", "see the message; check [repository] and its directory's owner", || {
         repository(context)
     });
+    look(
+        &mut findings,
+        "mirrors",
+        "see the message; check the section of the configuration and the credentials",
+        || mirrors(context),
+    );
     look(&mut findings, "state directory", "set [state] dir to a directory that this user may write to", || {
         state(context)
     });
@@ -111,6 +120,38 @@ fn repository(context: &Context) -> Result<Vec<Finding>> {
         identity.major
     );
     Ok(vec![ok("repository", text)])
+}
+
+/// Mirrors: reachable, holding this repository, keeping writers apart, and kept up to date by somebody.
+fn mirrors(context: &Context) -> Result<Vec<Finding>> {
+    context.join_mirrors(Ask::Everything)?;
+    let mut findings = Vec::new();
+    for bucket in &context.storages.buckets {
+        findings.push(match bucket.conditional_writes(&context.config.state.dir) {
+            Some(ConditionalWrites::Proven) => ok("bucket", format!("'{}' keeps two writers apart", bucket.url)),
+            other => {
+                let found = other.map_or_else(|| "nobody looked yet".to_owned(), |found| found.to_string());
+                let text = format!("'{}' does not keep two writers apart: {found}", bucket.url);
+                warning("bucket", text, "let no two hosts back up one cluster into it at the same time")
+            }
+        });
+    }
+    let agent = daemon::ask(&context.config.state.dir)?;
+    let has_agent = agent.is_some();
+    let status = agent.map_or_else(|| daemon::without_agent(context), Ok)?;
+    for mirror in &status.mirrors {
+        let (lag, url) = (&mirror.lag, &mirror.url);
+        findings.push(match &lag.error {
+            Some(error) => problem("mirror", format!("'{url}' fails: {error}"), "see the message"),
+            None if lag.objects == 0 => ok("mirror", format!("'{url}' is up to date")),
+            None => {
+                let text = format!("'{url}' lacks {} objects, the oldest {} s old", lag.objects, lag.seconds);
+                let remedy = if has_agent { "look again later" } else { "start `walkeep agent`: it sends them" };
+                warning("mirror", text, remedy)
+            }
+        });
+    }
+    Ok(findings)
 }
 
 fn state(context: &Context) -> Result<Vec<Finding>> {
@@ -253,8 +294,25 @@ fn backups(context: &Context) -> Result<Vec<Finding>> {
 
 /// WAL files that were pushed with two contents: two servers write the same timeline.
 fn conflicts(context: &Context) -> Result<Vec<Finding>> {
-    let inventory = context.archive().inventory(context.identity()?.wal_segment_size)?;
-    let Some(conflict) = inventory.conflicts.first() else { return Ok(Vec::new()) };
-    let text = format!("{} WAL files were pushed with a second content, as '{conflict}'", inventory.conflicts.len());
-    Ok(vec![problem("WAL conflict", text, "find the second server that writes the same timeline and stop it")])
+    let size = context.identity()?.wal_segment_size;
+    let inventory = context.archive().inventory(size)?;
+    let remedy = "find the second server that writes the same timeline and stop it";
+    let mut findings = Vec::new();
+    if let Some(conflict) = inventory.conflicts.first() {
+        let text =
+            format!("{} WAL files were pushed with a second content, as '{conflict}'", inventory.conflicts.len());
+        findings.push(problem("WAL conflict", text, remedy));
+    }
+    let disputed: Vec<_> = inventory.segments.iter().filter(|(_, stored)| !stored.rivals.is_empty()).collect();
+    if let Some((segment, stored)) = disputed.first() {
+        let text = format!(
+            "{} segments are there with several contents and are served to nobody: {} as '{}' and '{}'",
+            disputed.len(),
+            segment.file_name(size),
+            stored.key,
+            stored.rivals[0]
+        );
+        findings.push(problem("WAL conflict", text, remedy));
+    }
+    Ok(findings)
 }

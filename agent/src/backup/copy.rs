@@ -18,6 +18,7 @@ use super::page_check::{CheckedFile, PageChecker, Suspects};
 use super::parent::ParentFiles;
 use super::scan::{self, CONTROL_FILE, Planned, PlannedKind};
 use super::{LeaseKeeper, OnProgress};
+use crate::rates::Rates;
 
 /// Bytes read at a time: small enough to stay in a core's cache until they are stored.
 const BLOCK: usize = 256 << 10;
@@ -53,6 +54,8 @@ pub struct Watch<'a, 'k> {
     pub keeper: &'a mut LeaseKeeper<'k>,
     /// Is told how it advances.
     pub on_progress: OnProgress<'a>,
+    /// How fast the data directory may be read.
+    pub rates: &'a Rates,
 }
 
 /// What a copy gives.
@@ -92,6 +95,7 @@ struct Shared<'a> {
     options: CopyOptions,
     nodes: &'a NodeStore,
     read_bytes: AtomicU64,
+    rates: Rates,
     suspects: Mutex<Suspects>,
     /// Set by the first worker that fails: the others need not go on for hours.
     failed: AtomicBool,
@@ -117,6 +121,7 @@ pub fn run(
         options,
         nodes: target.nodes,
         read_bytes: AtomicU64::new(0),
+        rates: watch.rates.clone(),
         suspects: Mutex::default(),
         failed: AtomicBool::new(false),
     };
@@ -282,6 +287,7 @@ impl Task {
             let read = read_at_most(&self.file.file, &mut buffer[..wanted], self.start() + done)?;
             buffer[read..padded].fill(0);
             shared.read_bytes.fetch_add(read as u64, Ordering::Relaxed);
+            shared.rates.read(read);
             visit(self.start() + done, &mut buffer[..padded], wanted)?;
             done += wanted as u64;
         }

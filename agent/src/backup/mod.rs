@@ -15,9 +15,11 @@ mod wal_proof;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
+use walkeep_chunkstore::console::Bytes;
 use walkeep_chunkstore::index::ChunkIndex;
 use walkeep_chunkstore::node::NodeStore;
 use walkeep_chunkstore::repository::{
@@ -26,6 +28,7 @@ use walkeep_chunkstore::repository::{
 
 use crate::context::Context;
 use crate::postgres::{Session, conninfo_for};
+use crate::repository::Ask;
 use copy::{Copied, CopyOptions};
 use local_source::LocalSource;
 use page_check::PageErrors;
@@ -51,12 +54,16 @@ pub type OnProgress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 pub fn take(context: &Context, options: &BackupOptions, on_progress: OnProgress<'_>) -> Result<BackupManifest> {
     let started = Timestamp::now();
     let identity = context.identity()?;
+    if context.storages.waits_for_mirror() {
+        context.join_mirrors(Ask::Identity)?;
+    }
     let pgdata = context.config.pgdata()?.to_owned();
     let lease = Lease::take(&context.repository, LeaseKind::Backup, context.config.cluster_name(), "backup", started)?;
     let abandoned = context.repository.storage().remove_abandoned(std::time::SystemTime::now())?;
     tracing::info!("{abandoned} files of crashed writers removed");
     let session = connect(context)?;
-    let mut keeper = LeaseKeeper::new(lease, &session);
+    let advance = Advance::default();
+    let mut keeper = LeaseKeeper { lease, session: &session, advance: &advance, renewed: std::time::Instant::now() };
     let mut source = LocalSource::check(&session, &pgdata, &identity)?;
     wal_proof::check_settings(&session)?;
     let parent = if options.full_read { None } else { parent::choose(context, &identity)? };
@@ -84,7 +91,14 @@ pub fn take(context: &Context, options: &BackupOptions, on_progress: OnProgress<
         copy_options,
         copy::Target { repository: &context.repository, index: Arc::new(index), nodes: &nodes },
         parent.as_ref(),
-        &mut copy::Watch { keeper: &mut keeper, on_progress },
+        &mut copy::Watch {
+            keeper: &mut keeper,
+            rates: &context.rates,
+            on_progress: &|done, total| {
+                advance.note(done, total);
+                on_progress(done, total);
+            },
+        },
     )?;
     let stopped = running.stop(&session)?;
     source.check_map(&stopped.tablespace_map)?;
@@ -184,16 +198,33 @@ pub fn index_directory(context: &Context) -> PathBuf {
 pub(crate) struct LeaseKeeper<'a> {
     lease: Lease,
     session: &'a Session,
+    advance: &'a Advance,
     renewed: std::time::Instant,
 }
 
-impl<'a> LeaseKeeper<'a> {
+/// How far the copy is, for those who look at the lease.
+#[derive(Debug, Default)]
+struct Advance {
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Advance {
+    fn note(&self, done: u64, total: u64) {
+        self.done.store(done, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
+    }
+
+    /// Nothing before the copy has begun.
+    fn text(&self) -> Option<String> {
+        let (done, total) = (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed));
+        (total > 0).then(|| format!("{} of {}", Bytes(done), Bytes(total)))
+    }
+}
+
+impl LeaseKeeper<'_> {
     /// How often the lease is renewed: a fifth of its life.
     const INTERVAL: std::time::Duration = std::time::Duration::from_secs(180);
-
-    fn new(lease: Lease, session: &'a Session) -> Self {
-        Self { lease, session, renewed: std::time::Instant::now() }
-    }
 
     /// Called between pieces of work.
     pub(crate) fn check(&mut self) -> Result<()> {
@@ -205,7 +236,7 @@ impl<'a> LeaseKeeper<'a> {
     }
 
     fn renew(&mut self) -> Result<()> {
-        self.lease.renew(Timestamp::now())?;
+        self.lease.renew(Timestamp::now(), self.advance.text())?;
         self.renewed = std::time::Instant::now();
         Ok(())
     }

@@ -9,10 +9,15 @@ use walkeep_chunkstore::wal::Pushed;
 use crate::archive;
 use crate::cli::Cli;
 use crate::context::Context;
+use crate::repository::Ask;
 
 /// Stores one WAL file. Success means that it is durable.
 pub fn run(cli: &Cli, path: &Path) -> Result<Exit> {
     let context = Context::open(cli.config.as_deref())?;
+    if context.storages.waits_for_mirror() {
+        // Asks once, when nothing is known of the mirror yet.
+        context.join_mirrors(Ask::WhatIsUnknown)?;
+    }
     let identity = context.identity()?;
     let pushed = archive::push(&context.archive(), &identity, path, context.config.compression.level)?;
     if cli.json {
@@ -21,7 +26,8 @@ pub fn run(cli: &Cli, path: &Path) -> Result<Exit> {
             Pushed::AlreadyThere => (0, false),
         };
         print_json(
-            &serde_json::json!({ "file": path.file_name().and_then(|n| n.to_str()), "new": new, "stored_bytes": stored_bytes }),
+            &serde_json::json!({ "file": path.file_name().and_then(|n| n.to_str()), "new": new, "stored_bytes": stored_bytes,
+                "requests": context.storages.requests() }),
         );
     }
     Ok(Exit::Ok)

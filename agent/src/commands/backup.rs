@@ -1,11 +1,14 @@
 //! `walkeep backup`.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
+use serde::Serialize;
 use walkeep_chunkstore::console::{Bytes, Elapsed, Exit, Progress, Show, print, print_json};
 use walkeep_chunkstore::repository::{BackupManifest, BackupStatus};
+use walkeep_chunkstore::storage::RequestCounts;
 
 use super::show::BackupView;
 use crate::backup::{self, BackupOptions};
@@ -15,6 +18,7 @@ use crate::context::Context;
 /// Takes a base backup and says what it cost.
 pub fn run(cli: &Cli, args: &BackupArgs) -> Result<Exit> {
     let mut context = Context::open(cli.config.as_deref())?;
+    context.rates.follow_signals(cli.config.clone())?;
     context.config.limits.jobs = args.jobs.or(context.config.limits.jobs);
     let options = BackupOptions { full_read: args.full_read, notes: args.note.iter().cloned().collect() };
     let show = if cli.quiet || cli.json { Show::Nothing } else { Show::Progress };
@@ -29,11 +33,22 @@ pub fn run(cli: &Cli, args: &BackupArgs) -> Result<Exit> {
     }
     let manifest = manifest?;
     if cli.json {
-        print_json(&BackupView::of(&manifest));
+        print_json(&Taken { backup: BackupView::of(&manifest), requests: context.storages.requests() });
     } else if !cli.quiet {
         print(&summary(&manifest));
+        for (bucket, requests) in context.storages.requests() {
+            print(&format!("requests to '{bucket}': {requests}\n"));
+        }
     }
     Ok(report_page_errors(&manifest))
+}
+
+#[derive(Serialize)]
+struct Taken<'a> {
+    #[serde(flatten)]
+    backup: BackupView<'a>,
+    /// Requests to buckets.
+    requests: BTreeMap<String, RequestCounts>,
 }
 
 fn summary(manifest: &BackupManifest) -> String {

@@ -7,15 +7,18 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
-use walkeep_chunkstore::console::{Exit, print, print_json};
+use walkeep_chunkstore::Error;
+use walkeep_chunkstore::console::{Exit, Progress, Show, print, print_json};
+use walkeep_chunkstore::mirror::{Class, Copying, Durability, MirroredStorage, missing};
 use walkeep_chunkstore::repository::Repository;
 use walkeep_chunkstore::repository::layout::ClusterLayout;
-use walkeep_chunkstore::storage::LocalStorage;
+use walkeep_chunkstore::storage::{LocalStorage, Place, Storage};
 
 use crate::backup::{identity_of, read_control_file};
 use crate::cli::{Cli, InitArgs};
-use crate::config::{self, Config, DEFAULT_PATH};
+use crate::config::{Config, DEFAULT_PATH};
 use crate::postgres::{Session, conninfo_for};
+use crate::repository::{self, Ask};
 
 /// A setting that PostgreSQL needs.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -32,13 +35,16 @@ pub fn run(cli: &Cli, args: &InitArgs) -> Result<Exit> {
     let pgdata = args.pgdata.canonicalize().with_context(|| format!("unable to open '{}'", args.pgdata.display()))?;
     let control = read_control_file(&pgdata)?;
     let now = Timestamp::now();
-    let path = config::local_path(&args.repo)?;
     let name = args.cluster.as_deref().unwrap_or("main");
     let layout = ClusterLayout::new(name)?;
-    let (repository, created) = Repository::init(Arc::new(LocalStorage::create(&path)?), now)?;
-    repository.register(&layout, name, &identity_of(&control, now))?;
+    let config = wanted(args, &pgdata)?;
     let file = cli.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
-    let written = write_config(&file, args, &pgdata, &path)?;
+    let keep = is_configured(&file, &config)?;
+    let (repository, created) = create(&config, args.create_bucket, now)?;
+    repository.register(&layout, name, &identity_of(&control, now))?;
+    if !keep {
+        write_config(&file, &config)?;
+    }
 
     let session = open_session(args, &pgdata);
     let mut settings = needed(&archive_command(cli.config.as_deref())?);
@@ -50,45 +56,116 @@ pub fn run(cli: &Cli, args: &InitArgs) -> Result<Exit> {
     let restart = settings.iter().any(|setting| setting.needs_restart && !is_set(setting));
     if cli.json {
         print_json(&serde_json::json!({
-            "repository": path, "repository_id": repository.id(), "created": created, "cluster": name,
-            "system_identifier": control.system_identifier, "config": file, "config_written": written,
+            "repository": repository.location(), "repository_id": repository.id(), "created": created, "cluster": name,
+            "system_identifier": control.system_identifier, "config": file, "config_written": !keep,
             "settings": settings, "applied": applied, "restart_needed": restart,
         }));
     } else if !cli.quiet {
         let verb = if created { "created" } else { "found" };
-        print(&format!("{verb} repository '{}' ({})\n", path.display(), repository.id()));
+        print(&format!("{verb} repository '{}' ({})\n", repository.location(), repository.id()));
         print(&format!("registered cluster '{name}': system identifier {}\n", control.system_identifier));
-        let verb = if written { "wrote" } else { "kept" };
+        let verb = if keep { "kept" } else { "wrote" };
         print(&format!("{verb} configuration '{}'\n", file.display()));
         print(&advice(&settings, applied, restart, session.is_ok()));
     }
     Ok(Exit::Ok)
 }
 
-/// Writes the configuration unless it is there with the same meaning. One that means something else is not touched.
-fn write_config(file: &Path, args: &InitArgs, pgdata: &Path, repository: &Path) -> Result<bool> {
+/// The configuration that the arguments describe.
+fn wanted(args: &InitArgs, pgdata: &Path) -> Result<Config> {
     let mut config = Config::default();
-    if file.exists() {
-        let present = Config::load(Some(file))?;
-        let same = present.cluster_name() == args.cluster.as_deref().unwrap_or("main")
-            && present.cluster.pgdata.as_deref() == Some(pgdata)
-            && present.repository_path().is_ok_and(|path| path == repository);
-        if same {
-            return Ok(false);
-        }
-        let problem =
-            "it configures another cluster or repository; name another file with --config, or edit it".to_owned();
-        let object = format!("configuration '{}'", file.display());
-        return Err(walkeep_chunkstore::Error::Conflict { object, problem }.into());
-    }
     config.cluster.name.clone_from(&args.cluster);
     config.cluster.pgdata = Some(pgdata.to_owned());
     config.cluster.conninfo.clone_from(&args.conninfo);
-    config.repository.path = Some(repository.to_owned());
+    match args.repo.parse::<Place>()? {
+        Place::Directory(path) => config.repository.path = Some(path),
+        place @ Place::Bucket(_) => config.repository.url = Some(place.to_string()),
+    }
+    let mirror = &mut config.mirror;
+    mirror.url = args.mirror.as_ref().map(|url| Ok::<_, Error>(url.parse::<Place>()?.to_string())).transpose()?;
+    mirror.durability = args.durability.as_deref().map(|level| match level {
+        "mirror" => Durability::Mirror,
+        _ => Durability::Local,
+    });
+    mirror.endpoint.clone_from(&args.s3.endpoint);
+    mirror.region.clone_from(&args.s3.region);
+    mirror.path_style = args.s3.path_style;
+    mirror.ca_file.clone_from(&args.s3.ca_file);
     if let Some(directory) = std::env::var_os("WALKEEP_STATE_DIR") {
         config.state.dir = directory.into();
     }
-    let text = toml::to_string(&config).context("unable to write the configuration")?;
+    Ok(config)
+}
+
+/// Creates the repository in all its places, or finds it there. Says whether it is new.
+fn create(config: &Config, create_bucket: bool, now: Timestamp) -> Result<(Repository, bool)> {
+    let place = config.repository_place()?;
+    if let Place::Directory(path) = &place {
+        LocalStorage::create(path)?;
+    }
+    let storages = repository::storages(config)?;
+    if create_bucket {
+        storages.buckets.iter().try_for_each(|bucket| bucket.storage.create_bucket())?;
+    }
+    if let Some(mirrored) = storages.mirrored.as_ref().filter(|_| matches!(place, Place::Directory(_))) {
+        adopt(mirrored)?;
+    }
+    let (repository, created) = Repository::init(Arc::clone(&storages.storage), now)?;
+    storages.join(repository.config(), &config.state.dir, Ask::Everything)?;
+    Ok((repository, created))
+}
+
+/// An empty directory becomes part of the repository that its mirror holds already: another host of the same cluster, or
+/// this one after its disk was lost.
+fn adopt(mirrored: &MirroredStorage) -> Result<()> {
+    let key = walkeep_chunkstore::repository::layout::config()?;
+    if mirrored.size(&key)?.is_some() {
+        return Ok(());
+    }
+    for remote in mirrored.remotes() {
+        match remote.storage.get(&key, 1 << 20) {
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+            Ok(text) => {
+                let copying = Copying {
+                    from: &*remote.storage,
+                    to: mirrored,
+                    threads: 1,
+                    progress: &Progress::start("adopting", 0, Show::Nothing),
+                };
+                copying.run(&missing(&*remote.storage, mirrored, &[Class::Description])?)?;
+                mirrored.put_if_absent(&key, &text)?;
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the file is there with the same meaning. One that means something else is not touched.
+fn is_configured(file: &Path, wanted: &Config) -> Result<bool> {
+    if !file.exists() {
+        return Ok(false);
+    }
+    let present = Config::load(Some(file))?;
+    let places = |config: &Config| -> Result<Vec<Place>> {
+        let mirrors = config.mirrors()?.into_iter().map(|mirror| mirror.place);
+        Ok(std::iter::once(config.repository_place()?).chain(mirrors).collect())
+    };
+    let (here, there) = (places(&present)?, places(wanted)?);
+    let same = present.cluster_name() == wanted.cluster_name()
+        && present.cluster.pgdata == wanted.cluster.pgdata
+        && here.starts_with(&there);
+    if same {
+        return Ok(true);
+    }
+    let problem = "it configures another cluster or repository; name another file with --config, or edit it".to_owned();
+    let object = format!("configuration '{}'", file.display());
+    Err(Error::Conflict { object, problem }.into())
+}
+
+fn write_config(file: &Path, config: &Config) -> Result<()> {
+    let text = toml::to_string(config).context("unable to write the configuration")?;
     if let Some(directory) = file.parent() {
         std::fs::create_dir_all(directory).with_context(|| format!("unable to create '{}'", directory.display()))?;
     }
@@ -97,8 +174,7 @@ fn write_config(file: &Path, args: &InitArgs, pgdata: &Path, repository: &Path) 
     let created = options.write(true).create_new(true).mode(0o640).open(file);
     created
         .and_then(|mut created| created.write_all(text.as_bytes()))
-        .with_context(|| format!("unable to write '{}'", file.display()))?;
-    Ok(true)
+        .with_context(|| format!("unable to write '{}'", file.display()))
 }
 
 fn open_session(args: &InitArgs, pgdata: &Path) -> Result<Session> {

@@ -1,11 +1,16 @@
 //! One file per verb.
 
+mod agent;
 mod archive_push;
 mod backup;
 mod check;
 mod init;
 mod list;
+mod locks;
 mod show;
+mod status;
+mod sync;
+mod unlock;
 mod verify;
 mod windows;
 
@@ -22,12 +27,17 @@ pub fn run(cli: &Cli) -> Result<Exit> {
     match &cli.command {
         Command::Init(args) => init::run(cli, args),
         Command::ArchivePush { path } => archive_push::run(cli, path),
+        Command::Agent => agent::run(cli),
         Command::Backup(args) => backup::run(cli, args),
         Command::List => list::run(cli),
         Command::Show { id } => show::run(cli, id),
         Command::Windows => windows::run(cli),
+        Command::Status => status::run(cli),
         Command::Check => check::run(cli),
         Command::Verify(args) => verify::run(cli, args),
+        Command::Sync(args) => sync::run(cli, args),
+        Command::Locks => locks::run(cli),
+        Command::Unlock(args) => unlock::run(cli, args),
     }
 }
 
@@ -76,6 +86,9 @@ fn sql_hint(error: &SqlError) -> Option<&'static str> {
 fn repository_hint(cli: &Cli, error: &walkeep_chunkstore::Error) -> Option<String> {
     use walkeep_chunkstore::Error;
     use walkeep_chunkstore::ErrorKind;
+    if let Some(hint) = error.hint() {
+        return Some(hint.to_owned());
+    }
     match error.kind() {
         ErrorKind::NotFound if matches!(error, Error::NotFound { object } if object.contains("repository")) => {
             Some("run `walkeep init` to create it, or check [repository] in the configuration".to_owned())
@@ -88,6 +101,14 @@ fn repository_hint(cli: &Cli, error: &walkeep_chunkstore::Error) -> Option<Strin
         }
         ErrorKind::Unreachable => {
             Some("check that the repository is there and that this user may write to it".to_owned())
+        }
+        ErrorKind::Conflict if matches!(error, Error::Conflict { object, .. } if object.ends_with("is in use")) => Some(
+            "`walkeep locks` shows all leases; if the holder is gone for good, `walkeep unlock KEY --force` removes its \
+             lease before it lapses"
+                .to_owned(),
+        ),
+        ErrorKind::Damaged if matches!(error, Error::Damaged { object, .. } if object.starts_with("leases/")) => {
+            Some("`walkeep locks` shows all leases".to_owned())
         }
         ErrorKind::Damaged if !matches!(cli.command, Command::Verify(_)) => {
             Some("run `walkeep verify` to see what is affected".to_owned())

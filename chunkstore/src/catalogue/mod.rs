@@ -23,6 +23,7 @@ use walkeep_proto::segment::WalSegmentSize;
 use walkeep_proto::timeline::{TimelineHistory, TimelineId};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::extract::side_by_side;
 use crate::repository::layout::ClusterLayout;
 use crate::repository::{BackupManifest, ClusterIdentity, Repository};
 use crate::wal::{WalArchive, WalInventory};
@@ -91,11 +92,12 @@ impl Catalogue {
                 place.insert(archive.inventory(size)?);
             }
         }
-        catalogue.read_histories(&archive);
+        catalogue.read_histories(&archive)?;
         Ok(catalogue)
     }
 
     fn read_backups(&mut self, repository: &Repository, layout: &ClusterLayout) -> Result<()> {
+        let mut refused = None;
         for listed in repository.backups(layout)? {
             match listed.manifest {
                 Ok(manifest) => self.backups.push(manifest),
@@ -104,26 +106,39 @@ impl Catalogue {
                 Err(error) => {
                     let (kind, problem) = (error.kind(), error.to_string());
                     self.unreadable.push(UnreadableBackup { id: listed.id, problem, kind });
+                    refused = Some(error).filter(is_of_service).or(refused);
                 }
             }
         }
-        Ok(())
+        // Nothing is known to be wrong with any of them.
+        refused.filter(|_| self.backups.is_empty()).map_or(Ok(()), Err)
     }
 
-    fn read_histories(&mut self, archive: &WalArchive) {
+    fn read_histories(&mut self, archive: &WalArchive) -> Result<()> {
         let mut timelines: BTreeSet<TimelineId> = self.backups.iter().map(|backup| backup.timeline).collect();
+        let mut listed = BTreeSet::new();
         for inventory in self.inventories.values() {
-            timelines.extend(&inventory.histories);
+            listed.extend(&inventory.histories);
             timelines.extend(inventory.segments.keys().map(|segment| segment.timeline));
         }
-        for timeline in timelines {
-            let ancestry = match archive.history(timeline) {
+        timelines.extend(&listed);
+        let timelines: Vec<TimelineId> = timelines.into_iter().collect();
+        let threads = archive.repository().storage().parallel_reads();
+        let histories = side_by_side(&timelines, threads, |timeline| match *timeline {
+            timeline if listed.contains(&timeline) => archive.history(timeline),
+            TimelineId::FIRST => Ok(Some(TimelineHistory::without_ancestors(TimelineId::FIRST))),
+            _ => Ok(None),
+        });
+        for (timeline, history) in timelines.into_iter().zip(histories) {
+            let ancestry = match history {
                 Ok(Some(history)) => Ancestry::Known(history),
                 Ok(None) => Ancestry::Missing(TimelineHistory::without_ancestors(timeline)),
+                Err(error) if is_of_service(&error) => return Err(error),
                 Err(error) => Ancestry::Unreadable(error.to_string()),
             };
             self.timelines.insert(timeline, ancestry);
         }
+        Ok(())
     }
 
     /// The past of a timeline.
@@ -202,6 +217,11 @@ impl Catalogue {
             source,
         })
     }
+}
+
+/// Whether a bucket's service failed or refused: that says nothing about what it holds.
+fn is_of_service(error: &Error) -> bool {
+    matches!(error, Error::Bucket { .. })
 }
 
 fn choose_cluster(repository: &Repository, cluster: Option<&str>) -> Result<String> {

@@ -11,7 +11,7 @@ use walkeep_proto::wal::SegmentScan;
 use super::source::WalSource;
 use crate::error::{Error, Result};
 use crate::repository::BackupManifest;
-use crate::wal::{WalInventory, segment_on};
+use crate::wal::{StoredSegment, WalInventory, segment_on};
 
 /// The segments that recovery reads on its way to one timeline.
 #[derive(Clone, Copy)]
@@ -73,11 +73,18 @@ impl Route<'_> {
     }
 
     pub(super) fn scan(&self, number: SegmentNumber) -> Result<Arc<SegmentScan>> {
-        self.source.scan(self.segment(number), self.size)
+        let segment = self.segment(number);
+        self.source.scan(segment, self.size, self.stored(segment)?)
     }
 
     pub(super) fn bytes(&self, number: SegmentNumber) -> Result<Vec<u8>> {
-        self.source.bytes(self.segment(number), self.size)
+        let segment = self.segment(number);
+        self.source.bytes(segment, self.size, self.stored(segment)?)
+    }
+
+    fn stored(&self, segment: WalSegment) -> Result<&StoredSegment> {
+        let missing = || Error::not_found(format_args!("WAL segment {} in the archive", segment.file_name(self.size)));
+        self.inventory.segments.get(&segment).ok_or_else(missing)
     }
 
     /// Whether the backup lies on this route: its timeline was not left before it was consistent.

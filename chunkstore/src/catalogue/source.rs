@@ -4,22 +4,25 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use walkeep_proto::segment::{WalFileName, WalSegment, WalSegmentSize};
+use walkeep_proto::segment::{WalSegment, WalSegmentSize};
 use walkeep_proto::wal::SegmentScan;
 
-use crate::error::{Error, Result};
-use crate::wal::WalArchive;
+use crate::error::Result;
+use crate::wal::{StoredSegment, WalArchive};
 
 /// Segments whose summary is kept: each takes at most some 40 KiB.
 const CACHED: usize = 1024;
 
-/// Gives out archived segments. Shared by threads.
+/// Gives out archived segments, which an inventory lists. Shared by threads.
 pub trait WalSource: Sync {
     /// What a segment says. Its block changes may be left out.
-    fn scan(&self, segment: WalSegment, size: WalSegmentSize) -> Result<Arc<SegmentScan>>;
+    fn scan(&self, segment: WalSegment, size: WalSegmentSize, stored: &StoredSegment) -> Result<Arc<SegmentScan>>;
 
     /// A segment's bytes.
-    fn bytes(&self, segment: WalSegment, size: WalSegmentSize) -> Result<Vec<u8>>;
+    fn bytes(&self, segment: WalSegment, size: WalSegmentSize, stored: &StoredSegment) -> Result<Vec<u8>>;
+
+    /// How many reads should be under way at once.
+    fn parallel_reads(&self) -> usize;
 }
 
 /// The WAL archive as a source, with a cache of summaries.
@@ -36,16 +39,12 @@ impl ArchivedWal {
     }
 }
 
-fn missing(segment: WalSegment, size: WalSegmentSize) -> Error {
-    Error::not_found(format_args!("WAL segment {} in the archive", segment.file_name(size)))
-}
-
 impl WalSource for ArchivedWal {
-    fn scan(&self, segment: WalSegment, size: WalSegmentSize) -> Result<Arc<SegmentScan>> {
+    fn scan(&self, segment: WalSegment, size: WalSegmentSize, stored: &StoredSegment) -> Result<Arc<SegmentScan>> {
         if let Some(scan) = self.cache.lock().get(&(segment, size)) {
             return Ok(Arc::clone(scan));
         }
-        let mut scan = self.archive.summary(segment, size)?.ok_or_else(|| missing(segment, size))?;
+        let mut scan = self.archive.listed_summary(segment, size, stored)?;
         // Nobody who plans a restore asks for them, and they are most of a summary.
         scan.facts.changes = Default::default();
         let scan = Arc::new(scan);
@@ -57,9 +56,11 @@ impl WalSource for ArchivedWal {
         Ok(scan)
     }
 
-    fn bytes(&self, segment: WalSegment, size: WalSegmentSize) -> Result<Vec<u8>> {
-        let name = segment.file_name(size);
-        let file: WalFileName = name.parse().map_err(|e| Error::Invalid(format!("{e}")))?;
-        self.archive.fetch(&file)?.ok_or_else(|| missing(segment, size))
+    fn bytes(&self, segment: WalSegment, size: WalSegmentSize, stored: &StoredSegment) -> Result<Vec<u8>> {
+        self.archive.fetch_listed(segment, size, stored)
+    }
+
+    fn parallel_reads(&self) -> usize {
+        self.archive.repository().storage().parallel_reads()
     }
 }

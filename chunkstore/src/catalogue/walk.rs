@@ -12,6 +12,7 @@ use walkeep_proto::wal::{DecodedRecord, PgTimestamp, RecordMeaning, SegmentScan,
 
 use super::route::{Route, Run};
 use crate::error::{Error, Result};
+use crate::extract::side_by_side;
 
 /// Most summaries that are read ahead at once.
 const READ_AHEAD: u64 = 32;
@@ -156,22 +157,25 @@ impl Route<'_> {
 
     /// Summaries of `count` segments, read side by side.
     fn scans(&self, first: SegmentNumber, count: u64) -> Result<Vec<Arc<SegmentScan>>> {
-        let scan = |number: u64| self.scan(SegmentNumber::new(number));
-        let (first, last) = (first.get(), first.get().saturating_add(count));
-        if count == 1 {
-            return Ok(vec![scan(first)?]);
-        }
-        let half = first + count / 2;
-        let read = |from: u64, to: u64| (from..to).map(scan).collect::<Result<Vec<_>>>();
-        let (head, tail) = std::thread::scope(|scope| {
-            let tail = scope.spawn(|| read(half, last));
-            let head = read(first, half);
-            let died = || Err(Error::Invalid("a reader of WAL summaries died".to_owned()));
-            (head, tail.join().unwrap_or_else(|_| died()))
-        });
-        let mut scans = head?;
-        scans.extend(tail?);
-        Ok(scans)
+        let numbers: Vec<u64> = (first.get()..first.get().saturating_add(count)).collect();
+        let threads = self.source.parallel_reads().max(2);
+        side_by_side(&numbers, threads, |number| self.scan(SegmentNumber::new(*number))).into_iter().collect()
+    }
+
+    /// The segments of `first..=last` from the last on. Where reads wait for a network, the summaries of the next ones are
+    /// fetched meanwhile, more and more of them.
+    fn backwards(&self, first: u64, last: u64) -> impl Iterator<Item = SegmentNumber> {
+        let far = self.source.parallel_reads() > 1;
+        let (mut fetched, mut ahead) = (last.saturating_add(1), 1);
+        (first..=last).rev().map(move |number| {
+            if far && number < fetched {
+                fetched = number.saturating_sub(ahead - 1).max(first);
+                // What is wrong with a segment is said when it is its turn.
+                let _ = self.scans(SegmentNumber::new(fetched), number - fetched + 1);
+                ahead = (ahead * 2).min(READ_AHEAD);
+            }
+            SegmentNumber::new(number)
+        })
     }
 
     /// The first record of `span` that carries a time and satisfies `is_it`.
@@ -202,7 +206,7 @@ impl Route<'_> {
     ) -> Result<Option<TimedRecord>> {
         let first = self.size.segment_at(span.from).get();
         let last = span.last.get().min(self.size.segment_before(span.until).get());
-        for number in (first..=last).rev().map(SegmentNumber::new) {
+        for number in self.backwards(first, last) {
             let from = span.from.max(number.start(self.size));
             let part = Span { from, until: span.until.min(number.end(self.size)), last: span.last };
             let mut found = None;
@@ -220,8 +224,8 @@ impl Route<'_> {
     /// Start of the last whole record of the run.
     pub fn last_record(&self, run: &Run) -> Result<Option<Lsn>> {
         let mut ended_later = false;
-        for number in (run.first.get()..=run.last.get()).rev() {
-            let scan = self.scan(SegmentNumber::new(number))?;
+        for number in self.backwards(run.first.get(), run.last.get()) {
+            let scan = self.scan(number)?;
             if let Some(crossing) = scan.crossing.as_ref().filter(|_| ended_later) {
                 return Ok(Some(crossing.start));
             }

@@ -13,7 +13,11 @@ use super::source::WalSource;
 use super::walk::time_as_text;
 use super::{Ancestry, Catalogue};
 use crate::error::Result;
+use crate::extract::side_by_side;
 use crate::repository::{BackupId, BackupManifest};
+
+/// Bytes of the segments that are looked into at once; stored, each takes up to as much again.
+const SEGMENTS_IN_MEMORY: u64 = 64 << 20;
 
 /// What can be restored of a cluster.
 #[derive(Clone, Debug, Serialize)]
@@ -149,14 +153,13 @@ impl Catalogue {
     /// The backups on the way to a timeline, oldest first, each with its run and the earliest time it serves, or with the
     /// reason why it serves none.
     fn usable_backups(&self, timeline: TimelineId, source: &dyn WalSource) -> Result<Vec<(&BackupManifest, Usable)>> {
-        let mut found = Vec::new();
-        for backup in &self.backups {
-            let Ok(route) = self.route(timeline, backup, source) else { continue };
-            if route.carries(backup) {
-                found.push((backup, route.usable(backup)?));
-            }
-        }
-        Ok(found)
+        let route = |backup| Some((backup, self.route(timeline, backup, source).ok()?));
+        let routes: Vec<(&BackupManifest, Route<'_>)> =
+            self.backups.iter().filter_map(route).filter(|(backup, route)| route.carries(backup)).collect();
+        let longest = routes.iter().map(|(_, route)| u64::from(route.size.bytes())).max().unwrap_or(1);
+        let threads = source.parallel_reads().min((SEGMENTS_IN_MEMORY / longest).max(1) as usize);
+        let usable = side_by_side(&routes, threads, |(backup, route)| route.usable(backup));
+        routes.iter().zip(usable).map(|((backup, _), usable)| Ok((*backup, usable?))).collect()
     }
 }
 

@@ -25,9 +25,17 @@ pub fn report(error: &(dyn Error + 'static), hints: &[String]) {
 
 /// The lines that [`report`] writes.
 pub fn render(error: &(dyn Error + 'static), hints: &[String]) -> String {
-    let mut text = String::from("error: ");
-    let mut shown = error.to_string();
-    text.push_str(&shown);
+    let mut text = format!("error: {}\n", chain(error));
+    for hint in hints {
+        let _ = writeln!(text, "hint: {hint}");
+    }
+    text
+}
+
+/// An error and its causes in one line.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut shown = text.clone();
     let mut source = error.source();
     while let Some(cause) = source {
         let words = cause.to_string();
@@ -37,10 +45,6 @@ pub fn render(error: &(dyn Error + 'static), hints: &[String]) -> String {
         }
         shown = words;
         source = cause.source();
-    }
-    text.push('\n');
-    for hint in hints {
-        let _ = writeln!(text, "hint: {hint}");
     }
     text
 }

@@ -54,6 +54,20 @@ fn refuse(object: &ObjectKey, error: &FormatError) -> Error {
 /// How many bytes at an object's end are fetched at first: enough for the table of most objects.
 const FIRST_READ: u64 = 64 << 10;
 
+/// Longest object that [`Container::open_whole`] takes into memory at once.
+const WHOLE: u64 = 64 << 20;
+
+/// What is fetched of an object when it is opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    /// Its end, and its header.
+    Checked,
+    /// Its end, and its header only where that is part of it.
+    End,
+    /// All of it.
+    Whole,
+}
+
 /// A container whose trailer and table have been read.
 pub struct Container {
     key: ObjectKey,
@@ -78,21 +92,55 @@ impl Container {
         kind: ContainerKind,
         repository: Ulid,
     ) -> Result<Self> {
+        Self::open_as(storage, key, length, (kind, repository), Opening::Checked)
+    }
+
+    /// Like [`Container::open_sized`], in one read, for objects of which all will be wanted. Long ones stay where they are.
+    pub(crate) fn open_whole(
+        storage: &dyn Storage,
+        key: &ObjectKey,
+        length: u64,
+        kind: ContainerKind,
+        repository: Ulid,
+    ) -> Result<Self> {
+        let opening = if length <= WHOLE { Opening::Whole } else { Opening::Checked };
+        Self::open_as(storage, key, length, (kind, repository), opening)
+    }
+
+    /// Like [`Container::open_sized`] without a read for the header of a long object alone. For what is only looked at: an
+    /// object of another kind or repository is found when its content is read.
+    pub(crate) fn open_end(
+        storage: &dyn Storage,
+        key: &ObjectKey,
+        length: u64,
+        kind: ContainerKind,
+        repository: Ulid,
+    ) -> Result<Self> {
+        Self::open_as(storage, key, length, (kind, repository), Opening::End)
+    }
+
+    fn open_as(
+        storage: &dyn Storage,
+        key: &ObjectKey,
+        length: u64,
+        expected: (ContainerKind, Ulid),
+        opening: Opening,
+    ) -> Result<Self> {
         if length < (HEADER + FRAME_HEADER + TRAILER) as u64 {
             return Err(Error::damaged(key, format_args!("only {length} bytes long")));
         }
-        let mut end = storage.get_range(key, length.saturating_sub(FIRST_READ)..length)?;
+        let first = if opening == Opening::Whole { 0 } else { length.saturating_sub(FIRST_READ) };
+        let mut end = storage.get_range(key, first..length)?;
         let trailer = Trailer::decode(&end, length).map_err(|e| refuse(key, &e))?;
         trailer.table.check(key)?;
         if trailer.table.offset < length - end.len() as u64 {
             end = storage.get_range(key, trailer.table.offset..length)?;
         }
-        let header = if end.len() as u64 == length {
-            end[..HEADER].to_vec()
-        } else {
-            storage.get_range(key, 0..HEADER as u64)?
-        };
-        check_header(key, &header, kind, repository)?;
+        if end.len() as u64 == length {
+            check_header(key, &end[..HEADER], expected)?;
+        } else if opening != Opening::End {
+            check_header(key, &storage.get_range(key, 0..HEADER as u64)?, expected)?;
+        }
         let mut container = Self { key: key.clone(), trailer, table: Vec::new(), end };
         let mut table = Vec::new();
         container.frame_from_end(trailer.table, &mut Decompressor::new()?, &mut table)?;
@@ -155,7 +203,7 @@ pub(crate) fn read_frame(
     decompressor.decode(key, &frame, out)
 }
 
-fn check_header(key: &ObjectKey, header: &[u8], kind: ContainerKind, repository: Ulid) -> Result<()> {
+fn check_header(key: &ObjectKey, header: &[u8], (kind, repository): (ContainerKind, Ulid)) -> Result<()> {
     let (found_kind, found_repository) = decode_header(header).map_err(|e| refuse(key, &e))?;
     if found_kind != kind {
         return Err(Error::damaged(key, format_args!("holds {found_kind:?}, expected {kind:?}")));

@@ -16,6 +16,7 @@ use super::Repository;
 use super::layout::ClusterLayout;
 use crate::container::{Compressor, Container, ContainerKind, ContainerWriter};
 use crate::error::{Error, Result};
+use crate::extract::side_by_side;
 use crate::node::NodeRef;
 use crate::storage::{ObjectKey, Put};
 
@@ -239,7 +240,8 @@ impl Repository {
     /// Reads a backup's root.
     pub fn backup(&self, cluster: &ClusterLayout, id: &BackupId) -> Result<BackupManifest> {
         let key = cluster.backup(id.as_str())?;
-        match self.read_root(&key) {
+        let size = self.storage().size(&key)?;
+        match size.ok_or_else(|| Error::not_found(&key)).and_then(|size| self.read_root(&key, size)) {
             Err(error) if error.is_not_found() => Err(Error::not_found(format_args!("backup '{id}'"))),
             other => other,
         }
@@ -248,8 +250,10 @@ impl Repository {
     /// All backups of a cluster, oldest first.
     pub fn backups(&self, cluster: &ClusterLayout) -> Result<Vec<ListedBackup>> {
         let listed = self.storage().list(&cluster.backups())?;
-        let row = |key: &ObjectKey| ListedBackup { id: key.name().to_owned(), manifest: self.read_root(key) };
-        let mut rows: Vec<ListedBackup> = listed.iter().map(|info| row(&info.key)).collect();
+        let mut rows = side_by_side(&listed, self.storage().parallel_reads(), |info| ListedBackup {
+            id: info.key.name().to_owned(),
+            manifest: self.read_root(&info.key, info.size),
+        });
         // Names give the second; of two in the same one, the roots know which was first.
         rows.sort_by_cached_key(|row| {
             let second = row.id.split('-').next().unwrap_or_default().to_owned();
@@ -258,8 +262,8 @@ impl Repository {
         Ok(rows)
     }
 
-    fn read_root(&self, key: &ObjectKey) -> Result<BackupManifest> {
-        let container = Container::open(self.storage(), key, ContainerKind::Backup, self.id())?;
+    fn read_root(&self, key: &ObjectKey, size: u64) -> Result<BackupManifest> {
+        let container = Container::open_whole(self.storage(), key, size, ContainerKind::Backup, self.id())?;
         if container.table().len() > MAXIMUM_ROOT {
             return Err(Error::damaged(key, format_args!("root of {} bytes", container.table().len())));
         }

@@ -9,7 +9,7 @@ use walkeep_proto::version::MajorVersion;
 use super::Repository;
 use super::layout::ClusterLayout;
 use crate::error::{Error, Result};
-use crate::storage::Put;
+use crate::storage::{ObjectInfo, Put};
 
 /// What must not change between two pushes or backups under one name. `pg_upgrade` adds another one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +41,10 @@ impl ClusterIdentity {
 impl Repository {
     /// All identities of a cluster, oldest first; none for an unknown name.
     pub fn identities(&self, cluster: &ClusterLayout) -> Result<Vec<ClusterIdentity>> {
-        let listed = self.storage().list(&cluster.identities())?;
+        self.read_identities(&self.storage().list(&cluster.identities())?)
+    }
+
+    fn read_identities(&self, listed: &[ObjectInfo]) -> Result<Vec<ClusterIdentity>> {
         let read = |key| {
             let text = self.storage().get(key, 1 << 20)?;
             serde_json::from_slice(&text).map_err(|e| Error::damaged(key, e))
@@ -50,8 +53,16 @@ impl Repository {
     }
 
     /// The identity that new data must match.
+    ///
+    /// Every `archive-push` asks for it, so no other machine is asked where some identity is at hand: a spool keeps the ones
+    /// it has seen. It may be old only after another host registered this cluster's `pg_upgrade`; then new data does not
+    /// match it and is refused, never archived under a wrong one, and `walkeep init` on this host brings it up to date.
     pub fn identity(&self, cluster: &ClusterLayout, name: &str) -> Result<ClusterIdentity> {
-        let newest = self.identities(cluster)?.pop();
+        let at_hand = self.storage().list_at_hand(&cluster.identities())?;
+        let newest = match at_hand.last() {
+            Some(newest) => self.read_identities(std::slice::from_ref(newest))?.pop(),
+            None => self.identities(cluster)?.pop(),
+        };
         newest.ok_or_else(|| Error::not_found(format_args!("cluster '{name}' in repository '{}'", self.location())))
     }
 

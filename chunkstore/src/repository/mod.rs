@@ -11,7 +11,7 @@ pub use backups::{
 };
 pub use config::{ChunkerConfig, FORMAT, Features, RepositoryConfig};
 pub use identity::ClusterIdentity;
-pub use leases::{Holder, Lease, LeaseKind, LeaseRecord};
+pub use leases::{Holder, Lease, LeaseKind, LeaseRecord, LeaseState, ListedLease, list_leases, remove_lease};
 
 use std::sync::Arc;
 

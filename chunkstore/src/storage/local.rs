@@ -49,6 +49,11 @@ impl LocalStorage {
         Self::open(root)
     }
 
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Makes the names in `directory` durable, and once per process the names of the directories above it.
     fn sync_names(&self, directory: &Path) -> Result<()> {
         sync_directory(directory)?;
@@ -199,6 +204,10 @@ impl Storage for LocalStorage {
             return Err(Error::damaged(key, format_args!("longer than {limit} bytes")));
         }
         Ok(bytes)
+    }
+
+    fn local_file(&self, key: &ObjectKey) -> Option<PathBuf> {
+        Some(self.path(key)).filter(|path| path.is_file())
     }
 
     fn size(&self, key: &ObjectKey) -> Result<Option<u64>> {

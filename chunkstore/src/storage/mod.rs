@@ -7,14 +7,19 @@ mod faulty;
 mod key;
 mod local;
 mod memory;
+mod place;
+mod s3;
 
 pub use faulty::{Fault, FaultyStorage};
 pub use key::ObjectKey;
 pub use local::LocalStorage;
 pub use memory::MemoryStorage;
+pub use place::{BucketUrl, Place, S3Options};
+pub use s3::{ConditionalWrites, RequestCounts, S3Storage, TransferLimits};
 
 use std::fmt;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::error::{Error, Result};
@@ -76,6 +81,36 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Removes what writers that crashed over a day before `now` left behind, invisible to listings. Returns how many.
     fn remove_abandoned(&self, _now: SystemTime) -> Result<usize> {
         Ok(0)
+    }
+
+    /// The part of [`Storage::list`] that can be had without asking another machine: what `archive-push` compares with.
+    fn list_at_hand(&self, prefix: &str) -> Result<Vec<ObjectInfo>> {
+        self.list(prefix)
+    }
+
+    /// How many reads should be under way at once: more than there are threads where each of them waits for a network.
+    fn parallel_reads(&self) -> usize {
+        1
+    }
+
+    /// The object as a file of this machine, where it is one.
+    fn local_file(&self, _key: &ObjectKey) -> Option<PathBuf> {
+        None
+    }
+
+    /// Stores a file's content if the key is free; durable on return. The file must not change meanwhile.
+    fn put_file(&self, key: &ObjectKey, source: &Path) -> Result<Put> {
+        use std::io::Read;
+        let failed = |e| Error::storage("read", source.display(), e);
+        let mut file = std::fs::File::open(source).map_err(failed)?;
+        let mut writer = self.writer()?;
+        let mut block = vec![0; 256 << 10];
+        loop {
+            match file.read(&mut block).map_err(failed)? {
+                0 => return writer.publish(key),
+                length => writer.write(&block[..length])?,
+            }
+        }
     }
 
     /// Stores a whole object if its key is free; durable on return.

@@ -6,13 +6,14 @@ use walkeep_proto::segment::{WalFileName, WalSegment, WalSegmentSize};
 use walkeep_proto::timeline::{TimelineHistory, TimelineId};
 use walkeep_proto::wal::SegmentScan;
 
+use super::StoredSegment;
 use super::object::{self, PreparedFile, WalObject};
 use crate::container::ContainerKind;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
 use crate::repository::Repository;
 use crate::repository::layout::{ClusterLayout, WalObjectName, hash16};
-use crate::storage::{ObjectKey, Put};
+use crate::storage::{ObjectInfo, ObjectKey, Put};
 
 /// What became of a pushed file. Either way it is durable in the repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +62,9 @@ impl WalArchive {
     /// The same name with the same content is a success however often it is pushed. The same name with other content is
     /// refused: the first stays what is served, the second is kept beside it under a name of its own for whoever has to
     /// find out which history is the right one.
+    ///
+    /// Compared with is what can be listed without asking another machine: WAL is not made to wait for a bucket's listing.
+    /// What a bucket holds besides is found by whoever reads: two contents of one file are never served.
     pub fn push_prepared(
         &self,
         file: &WalFileName,
@@ -70,35 +74,37 @@ impl WalArchive {
         let content = prepared.content();
         let hash = hash16(content.as_bytes());
         let key = self.layout.wal_object(file, content.as_bytes())?;
-        let stored = self.contents(file)?;
-        if let [(first, _), (second, _), ..] = stored.as_slice() {
+        let stored = self.contents_at_hand(file)?;
+        if let [first, second, ..] = stored.as_slice() {
             // Two servers raced, and which one is right only people can tell.
-            return Err(Self::conflict(file, first, second));
+            return Err(Self::conflict(file, &first.key, &second.key));
         }
-        if stored.iter().any(|(_, stored)| *stored == hash) {
-            self.check_stored(file, &key, content)?;
+        if let Some(same) = stored.iter().find(|stored| stored.hash == hash) {
+            self.check_stored(file, &same.key, same.size, content)?;
             return Ok(Pushed::AlreadyThere);
         }
-        if let Some((first, _)) = stored.first() {
+        if let Some(first) = stored.first() {
             let second = self.layout.wal_conflict(file, content.as_bytes())?;
             prepared.publish(&second, summary)?;
-            return Err(Self::conflict(file, first, &second));
+            return Err(Self::conflict(file, &first.key, &second));
         }
         let finished = prepared.publish(&key, summary)?;
         // Of two that push different contents at once, the later one sees both now, and maybe both do. From then on nobody
         // is acknowledged and nothing is served until people have decided.
-        if let Some((other, _)) = self.contents(file)?.iter().find(|(other, _)| *other != key) {
-            return Err(Self::conflict(file, other, &key));
+        if let Some(other) = self.contents_at_hand(file)?.iter().find(|other| other.key != key) {
+            return Err(Self::conflict(file, &other.key, &key));
         }
-        match finished.put {
-            Put::Created => Ok(Pushed::Stored(finished.length)),
-            Put::AlreadyExists => Ok(Pushed::AlreadyThere),
+        if finished.put == Put::Created {
+            return Ok(Pushed::Stored(finished.length));
         }
+        let size = self.repository.storage().size(&key)?;
+        self.check_stored(file, &key, size.ok_or_else(|| Error::not_found(format_args!("'{key}'")))?, content)?;
+        Ok(Pushed::AlreadyThere)
     }
 
     /// Proves that the object of this content, stored earlier, is whole and durable.
-    fn check_stored(&self, file: &WalFileName, key: &ObjectKey, content: ChunkId) -> Result<()> {
-        let object = WalObject::open(&self.repository, key, Self::kind(file))?;
+    fn check_stored(&self, file: &WalFileName, key: &ObjectKey, size: u64, content: ChunkId) -> Result<()> {
+        let object = WalObject::open_whole(&self.repository, key, size, Self::kind(file))?;
         let bytes = object.read()?;
         if object.content() != content || self.repository.keys().chunk_id(&bytes) != content {
             return Err(Error::damaged(key, "its content has another hash than its name says"));
@@ -115,13 +121,13 @@ impl WalArchive {
     }
 
     /// The stored contents of a file: more than one only after two servers raced.
-    fn contents(&self, file: &WalFileName) -> Result<Vec<(ObjectKey, String)>> {
-        let listed = self.repository.storage().list(&self.layout.wal_file(file))?;
-        let of_file = |key: ObjectKey| match WalObjectName::parse(key.name()) {
-            Some(WalObjectName::File(name, hash)) if name == *file => Some((key, hash)),
-            _ => None,
-        };
-        Ok(listed.into_iter().filter_map(|info| of_file(info.key)).collect())
+    fn contents(&self, file: &WalFileName) -> Result<Vec<StoredFile>> {
+        Ok(StoredFile::among(self.repository.storage().list(&self.layout.wal_file(file))?, file))
+    }
+
+    /// Those of them that are known without asking another machine.
+    fn contents_at_hand(&self, file: &WalFileName) -> Result<Vec<StoredFile>> {
+        Ok(StoredFile::among(self.repository.storage().list_at_hand(&self.layout.wal_file(file))?, file))
     }
 
     const fn kind(file: &WalFileName) -> ContainerKind {
@@ -131,30 +137,33 @@ impl WalArchive {
         }
     }
 
-    fn object(&self, file: &WalFileName) -> Result<Option<WalObject<'_>>> {
-        let stored = self.contents(file)?;
-        match stored.as_slice() {
-            [] => Ok(None),
-            [(key, _)] => WalObject::open(&self.repository, key, Self::kind(file)).map(Some),
-            [(first, _), (second, _), ..] => Err(Self::conflict(file, first, second)),
+    /// The one content that the archive holds; two are an error.
+    fn stored(&self, file: &WalFileName) -> Result<Option<StoredFile>> {
+        let mut contents = self.contents(file)?;
+        match contents.as_slice() {
+            [first, second, ..] => Err(Self::conflict(file, &first.key, &second.key)),
+            _ => Ok(contents.pop()),
         }
     }
 
     /// Whether the archive holds the file, undisputed. Two contents under its name are an error.
     pub fn contains(&self, file: &WalFileName) -> Result<bool> {
-        match self.contents(file)?.as_slice() {
-            [] => Ok(false),
-            [_] => Ok(true),
-            [(first, _), (second, _), ..] => Err(Self::conflict(file, first, second)),
-        }
+        Ok(self.stored(file)?.is_some())
     }
 
     /// The file's bytes, verified; `None` only when the archive certainly has no such file.
+    ///
+    /// One listing and, unless the object is very long, one read.
     pub fn fetch(&self, file: &WalFileName) -> Result<Option<Vec<u8>>> {
-        let Some(object) = self.object(file)? else { return Ok(None) };
+        let stored = self.stored(file)?;
+        stored.map(|stored| self.read(file, &stored.key, stored.size)).transpose()
+    }
+
+    fn read(&self, file: &WalFileName, key: &ObjectKey, size: u64) -> Result<Vec<u8>> {
+        let object = WalObject::open_whole(&self.repository, key, size, Self::kind(file))?;
         let bytes = object.read()?;
         if self.repository.keys().chunk_id(&bytes) == object.content() {
-            Ok(Some(bytes))
+            Ok(bytes)
         } else {
             Err(Error::damaged(format_args!("WAL file {file}"), "its content has another hash than its name says"))
         }
@@ -162,15 +171,35 @@ impl WalArchive {
 
     /// What a complete segment says, without its bytes; `None` when the archive does not hold it.
     pub fn summary(&self, segment: WalSegment, size: WalSegmentSize) -> Result<Option<SegmentScan>> {
-        let name = segment.file_name(size);
-        let file: WalFileName = name.parse().map_err(|e| Error::Invalid(format!("{e}")))?;
-        let Some(object) = self.object(&file)? else { return Ok(None) };
-        let summary = object.summary()?;
-        if summary.segment == segment {
-            Ok(Some(summary))
-        } else {
-            let found = summary.segment.file_name(size);
-            Err(Error::damaged(format_args!("WAL file {name}"), format_args!("its summary is of {found}")))
+        let Some(stored) = self.stored(&file_name(segment, size)?)? else { return Ok(None) };
+        let object = WalObject::open(&self.repository, &stored.key, stored.size, ContainerKind::WalSegment)?;
+        summary_of(&object, segment, size).map(Some)
+    }
+
+    /// [`WalArchive::summary`] of a segment that an inventory lists, usually in one read.
+    pub fn listed_summary(
+        &self,
+        segment: WalSegment,
+        size: WalSegmentSize,
+        listed: &StoredSegment,
+    ) -> Result<SegmentScan> {
+        Self::check_undisputed(&file_name(segment, size)?, listed)?;
+        let (key, length) = (&listed.key, listed.stored_bytes);
+        let object = WalObject::open_end(&self.repository, key, length, ContainerKind::WalSegment)?;
+        summary_of(&object, segment, size)
+    }
+
+    /// [`WalArchive::fetch`] of a segment that an inventory lists: without the listing.
+    pub fn fetch_listed(&self, segment: WalSegment, size: WalSegmentSize, listed: &StoredSegment) -> Result<Vec<u8>> {
+        let file = file_name(segment, size)?;
+        Self::check_undisputed(&file, listed)?;
+        self.read(&file, &listed.key, listed.stored_bytes)
+    }
+
+    fn check_undisputed(file: &WalFileName, listed: &StoredSegment) -> Result<()> {
+        match listed.rivals.first() {
+            Some(rival) => Err(Self::conflict(file, &listed.key, rival)),
+            None => Ok(()),
         }
     }
 
@@ -185,4 +214,39 @@ impl WalArchive {
             None => Ok(None),
         }
     }
+}
+
+/// A content that is stored under a file's name.
+struct StoredFile {
+    key: ObjectKey,
+    /// The content's hash, as the key spells it.
+    hash: String,
+    /// Bytes of the object.
+    size: u64,
+}
+
+impl StoredFile {
+    /// The contents of `file` among listed objects; conflicts and what others stored are none.
+    fn among(listed: Vec<ObjectInfo>, file: &WalFileName) -> Vec<Self> {
+        let of_file = |info: ObjectInfo| match WalObjectName::parse(info.key.name()) {
+            Some(WalObjectName::File(name, hash)) if name == *file => {
+                Some(Self { key: info.key, hash, size: info.size })
+            }
+            _ => None,
+        };
+        listed.into_iter().filter_map(of_file).collect()
+    }
+}
+
+fn file_name(segment: WalSegment, size: WalSegmentSize) -> Result<WalFileName> {
+    segment.file_name(size).parse().map_err(|e| Error::Invalid(format!("{e}")))
+}
+
+fn summary_of(object: &WalObject<'_>, segment: WalSegment, size: WalSegmentSize) -> Result<SegmentScan> {
+    let summary = object.summary()?;
+    if summary.segment == segment {
+        return Ok(summary);
+    }
+    let (name, found) = (segment.file_name(size), summary.segment.file_name(size));
+    Err(Error::damaged(format_args!("WAL file {name}"), format_args!("its summary is of {found}")))
 }

@@ -165,8 +165,33 @@ pub(super) struct WalObject<'a> {
 }
 
 impl<'a> WalObject<'a> {
-    pub(super) fn open(repository: &'a Repository, key: &ObjectKey, kind: ContainerKind) -> Result<Self> {
-        let container = Container::open(repository.storage(), key, kind, repository.id())?;
+    /// Opens an object to look at its table and summary; `length` is what a listing says.
+    pub(super) fn open(repository: &'a Repository, key: &ObjectKey, length: u64, kind: ContainerKind) -> Result<Self> {
+        Self::of(repository, Container::open_sized(repository.storage(), key, length, kind, repository.id())?)
+    }
+
+    /// Opens an object to look at its summary, usually in one read: see [`Container::open_end`].
+    pub(super) fn open_end(
+        repository: &'a Repository,
+        key: &ObjectKey,
+        length: u64,
+        kind: ContainerKind,
+    ) -> Result<Self> {
+        Self::of(repository, Container::open_end(repository.storage(), key, length, kind, repository.id())?)
+    }
+
+    /// Opens an object to read the file, usually in one read: see [`Container::open_whole`].
+    pub(super) fn open_whole(
+        repository: &'a Repository,
+        key: &ObjectKey,
+        length: u64,
+        kind: ContainerKind,
+    ) -> Result<Self> {
+        Self::of(repository, Container::open_whole(repository.storage(), key, length, kind, repository.id())?)
+    }
+
+    fn of(repository: &'a Repository, container: Container) -> Result<Self> {
+        let key = container.key();
         let table: WalTable =
             codec::decode(TABLE_VERSION, container.table()).map_err(|e| Error::undecodable(key, &e))?;
         let parts: u64 = table.parts.iter().map(|part| u64::from(part.length())).sum();

@@ -5,4 +5,6 @@ mod common;
 mod conformance;
 mod format;
 mod ingest;
+mod mirror;
 mod race;
+mod sync;

@@ -7,9 +7,12 @@ mod control;
 mod files;
 mod handles;
 mod manifest;
+mod maps;
 mod owner;
 mod place;
+mod planner;
 mod settings;
+mod work;
 
 use manifest::Manifest;
 pub use owner::Owner;

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use walkeep_chunkstore::console::Exit;
 use walkeep_chunkstore::repository::{BackupManifest, Repository};
+use walkeep_chunkstore::storage;
 use walkeep_proto::data_directory::required_empty_directories;
 use walkeep_proto::identity::Oid;
 use walkeep_proto::tablespace_map::TablespaceMap;
@@ -44,7 +45,9 @@ impl Place {
         let root = absolute(&options.target)?;
         let (tablespaces, tablespace_map) = map_tablespaces(&plan.backup, &options.tablespaces)?;
         check_free(&root, "data directory")?;
-        check_apart(Path::new(&repository.location()), &root)?;
+        if let Ok(storage::Place::Directory(directory)) = repository.location().parse() {
+            check_apart(&directory, &root)?;
+        }
         for (oid, directory) in &tablespaces {
             check_free(directory, &format!("directory of tablespace {oid}")).map_err(|error| {
                 let hint = format!("choose another directory with --tablespace-map {oid}=DIR");

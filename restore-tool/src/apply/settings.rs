@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use jiff::Timestamp;
+use walkeep_chunkstore::storage::{self, S3Options};
 use walkeep_proto::version::MajorVersion;
 
 use super::files::Kept;
@@ -58,6 +59,8 @@ pub struct FetchCommand {
     pub program: PathBuf,
     /// The repository's URL, which holds no secret.
     pub repository: String,
+    /// How to talk to a bucket: what differs from AWS's own settings. Credentials are never among it.
+    pub s3: S3Options,
     /// The cluster's name.
     pub cluster: String,
 }
@@ -67,13 +70,31 @@ impl FetchCommand {
     pub fn restore_command(&self) -> String {
         let word = |text: &str| shell_word(text).replace('%', "%%");
         let (program, repository) = (word(&self.program.to_string_lossy()), word(&self.repository));
-        format!("{program} fetch-wal --repo {repository} --cluster {} %f %p", word(&self.cluster))
+        let mut command = format!("{program} fetch-wal --repo {repository}");
+        let ca_file = self.s3.ca_file.as_ref().map(|path| path.to_string_lossy());
+        for (flag, value) in [
+            ("--s3-endpoint", self.s3.endpoint.as_deref()),
+            ("--s3-region", self.s3.region.as_deref()),
+            ("--s3-path-style", self.s3.path_style.map(|yes| if yes { "true" } else { "false" })),
+            ("--s3-ca-file", ca_file.as_deref()),
+        ] {
+            if let Some(value) = value {
+                let _ = write!(command, " {}", word(&format!("{flag}={value}")));
+            }
+        }
+        let _ = write!(command, " --cluster {} %f %p", word(&self.cluster));
+        command
+    }
+
+    /// Whether the repository is a bucket, for which the server needs credentials.
+    pub fn needs_credentials(&self) -> bool {
+        matches!(self.repository.parse(), Ok(storage::Place::Bucket(_)))
     }
 }
 
 /// A word that the shell takes literally.
 fn shell_word(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,@%".contains(c);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,=@%".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         text.to_owned()
     } else {
@@ -188,8 +209,34 @@ mod tests {
     use proptest::prelude::*;
 
     fn command(program: &str, repository: &str) -> String {
-        let fetch = FetchCommand { program: program.into(), repository: repository.into(), cluster: "main".into() };
+        let s3 = S3Options::default();
+        let fetch = FetchCommand { program: program.into(), repository: repository.into(), s3, cluster: "main".into() };
+        assert!(!fetch.needs_credentials());
         quoted(&fetch.restore_command())
+    }
+
+    #[test]
+    fn a_bucket_is_named_with_all_that_is_needed_to_reach_it() {
+        let s3 = S3Options {
+            endpoint: Some("https://s3.example.com:9000".to_owned()),
+            region: Some("eu-1".to_owned()),
+            path_style: Some(true),
+            ca_file: Some("/etc/my ca.pem".into()),
+            ..S3Options::default()
+        };
+        let mut fetch = FetchCommand {
+            program: "/usr/bin/walkeep-restore".into(),
+            repository: "s3://bucket/pre_fix".to_owned(),
+            s3,
+            cluster: "main".to_owned(),
+        };
+        assert!(fetch.needs_credentials());
+        insta::assert_snapshot!(
+            fetch.restore_command(),
+            @"/usr/bin/walkeep-restore fetch-wal --repo s3://bucket/pre_fix --s3-endpoint=https://s3.example.com:9000 --s3-region=eu-1 --s3-path-style=true '--s3-ca-file=/etc/my ca.pem' --cluster main %f %p"
+        );
+        fetch.s3 = S3Options { path_style: Some(false), ..S3Options::default() };
+        assert!(fetch.restore_command().contains(" --repo s3://bucket/pre_fix --s3-path-style=false --cluster main "));
     }
 
     #[test]

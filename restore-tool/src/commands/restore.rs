@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use walkeep_chunkstore::catalogue::Catalogue;
 use walkeep_chunkstore::console::{self, Bytes, Elapsed, Exit, Show};
+use walkeep_chunkstore::storage::S3Options;
 
 use crate::apply::{self, FetchCommand, Options, Restored, TargetAction};
 use crate::cli::{NamedTarget, RestoreArgs};
@@ -13,6 +14,11 @@ use crate::failure::Refusal;
 use crate::plan::{self, Request, RestorePlan, Stop};
 use crate::repository::Place;
 use crate::target::{Instant, RecoveryTarget};
+
+/// Said after a restore from a bucket: the server is the next to read from it.
+const CREDENTIALS: &str = "until recovery is over, PostgreSQL's own environment needs the credentials for that bucket: \
+                           AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE with files that its user can read, \
+                           or the machine's role. They were not written into the cluster";
 
 #[derive(Serialize)]
 struct Outcome<'a> {
@@ -99,8 +105,8 @@ fn options(args: &RestoreArgs, target: PathBuf, place: &Place, plan: &RestorePla
             std::env::current_exe().context("unable to find out where this program is: name it with --fetch-with")?
         }
     };
-    let repository = place.directory.to_str().map(str::to_owned);
-    let repository = repository.ok_or_else(|| Refusal::new(Exit::Usage, "the repository's path is not UTF-8"))?;
+    let s3 = if place.is_bucket() { place.s3.clone() } else { S3Options::default() };
+    let fetch = FetchCommand { program, repository: place.url.to_string(), s3, cluster: plan.backup.cluster.clone() };
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     Ok(Options {
         target,
@@ -108,7 +114,7 @@ fn options(args: &RestoreArgs, target: PathBuf, place: &Place, plan: &RestorePla
         jobs: args.jobs.map_or(cores, usize::from),
         action: args.target_action,
         keep_archiving: args.keep_archiving,
-        fetch: FetchCommand { program, repository, cluster: plan.backup.cluster.clone() },
+        fetch,
         owner: args.owner,
         show: if args.output.json || args.output.quiet { Show::Nothing } else { Show::Progress },
     })
@@ -155,6 +161,9 @@ fn closing(done: &Restored, plan: &RestorePlan, options: &Options) -> String {
         (_, TargetAction::Shutdown) => "it will recover to the target and stop there\n",
     });
     text.push_str(&format!("it gets its WAL by: {}\n", options.fetch.restore_command()));
+    if options.fetch.needs_credentials() {
+        text.push_str(&format!("{CREDENTIALS}\n"));
+    }
     if !options.keep_archiving {
         text.push_str(
             "archive_mode is off in it; to archive again: ALTER SYSTEM SET archive_mode = on, then restart\n",

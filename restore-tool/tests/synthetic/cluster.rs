@@ -10,7 +10,7 @@ use anyhow::Result;
 use walkeep_chunkstore::catalogue::Catalogue;
 use walkeep_chunkstore::console::Show;
 use walkeep_chunkstore::repository::{Repository, Tablespace};
-use walkeep_chunkstore::storage::{LocalStorage, Storage};
+use walkeep_chunkstore::storage::{LocalStorage, S3Options, Storage};
 use walkeep_restore::apply::{FetchCommand, Options, Restored, TargetAction, apply};
 use walkeep_restore::plan::{Request, plan};
 use walkeep_restore::target::RecoveryTarget;
@@ -79,6 +79,7 @@ pub fn options(target: &Path, tablespace: &Path) -> Options {
         fetch: FetchCommand {
             program: "/usr/bin/walkeep-restore".into(),
             repository: "/srv/repository".to_owned(),
+            s3: S3Options::default(),
             cluster: "main".to_owned(),
         },
         owner: None,

@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod files;
+pub mod remote;
 
 use std::sync::Arc;
 

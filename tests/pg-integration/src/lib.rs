@@ -31,13 +31,15 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `WALKEEP_PG_DIR` | where `scripts/postgres-servers` put the servers |
+//! | `WALKEEP_S3_DIR` | where `scripts/s3-servers` put the S3 servers |
 //! | `WALKEEP_BIN_DIR` | where `walkeep` and `walkeep-restore` are; default: beside this build |
+//! | `WALKEEP_FULL` | `1`: longer campaigns, and Garage among the S3 servers |
 //! | `WALKEEP_SEED` | the seed to replay |
 //! | `WALKEEP_TEST_DIR` | where scratch directories go; default: the system's |
 //! | `WALKEEP_TEST_USER` | who runs servers when the tests run as root; default `postgres`, else `nobody` |
 //! | `WALKEEP_TEST_KEEP` | `1`: keep scratch directories |
 //!
-//! Reading order: [`servers`] → [`cluster`] → [`workload`] → [`compare`] → [`walkeep`] → [`faults`].
+//! Reading order: [`servers`] → [`cluster`] → [`workload`] → [`compare`] → [`walkeep`] → [`faults`] → [`s3`].
 #![allow(clippy::panic, reason = "a harness reports failures by panicking; it is linked into tests only")]
 
 pub mod binaries;
@@ -45,6 +47,7 @@ pub mod cluster;
 pub mod compare;
 pub mod faults;
 pub mod output;
+pub mod s3;
 pub mod seed;
 pub mod servers;
 pub mod sql;

@@ -11,4 +11,6 @@ mod harness;
 mod layouts;
 mod restore_faults;
 mod rocksdb_deleted;
+mod s3;
+mod s3_servers;
 mod targets;

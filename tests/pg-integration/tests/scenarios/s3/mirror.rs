@@ -1,0 +1,152 @@
+//! A local repository with a mirror: kept up to date by the agent, through an outage, at either durability.
+
+use std::time::Duration;
+
+use walkeep_pg_integration::s3::{Kind, S3Server};
+use walkeep_pg_integration::wait::SOON;
+use walkeep_pg_integration::workload::{pgbench_init, pgbench_run};
+use walkeep_pg_integration::{
+    Cluster, Digest, MajorVersion, Seed, Walkeep, amcheck, create_marker, scenario, wait_until,
+};
+
+use super::{BUCKET, URL, cluster, walkeep};
+
+fn lag(walkeep: &Walkeep) -> serde_json::Value {
+    walkeep.json(&["status"])["mirrors"][0].take()
+}
+
+fn wait_mirrored(walkeep: &Walkeep) {
+    wait_until("the mirror to be up to date", Duration::from_secs(120), || {
+        let lag = lag(walkeep);
+        lag["compared"] == true && lag["objects"] == 0
+    });
+}
+
+/// Restores from `url` instead of the local repository.
+fn assert_restored_from(walkeep: Walkeep, url: &str, expected: &Digest) {
+    let walkeep = walkeep.repository_at(url);
+    let restored = walkeep.restore().promoted();
+    expected.assert_recovered(&Digest::of(&restored));
+    amcheck(&restored);
+}
+
+fn an_outage_is_made_up_for_without_an_operator(major: MajorVersion) {
+    let mut server = S3Server::start(Kind::Rclone);
+    server.create_bucket(BUCKET);
+    let cluster = cluster(&server, major);
+    let walkeep = walkeep(&cluster, &server, &server.url());
+    walkeep.init(&["--mirror", URL, "--s3-endpoint", &server.url()]).ok();
+    walkeep.archive_from(&cluster);
+    pgbench_init(&cluster, 1);
+    let mut agent = walkeep.agent();
+    agent.wait_ready(&walkeep);
+    walkeep.backup(&[]);
+    wait_mirrored(&walkeep);
+
+    // The bucket is away under load: archiving and backups go on here, and the lag is told.
+    server.stop();
+    pgbench_run(&cluster, 400, Seed::fixed(4));
+    cluster.archive_everything();
+    walkeep.backup(&[]);
+    wait_until("the outage to be told", SOON, || {
+        let lag = lag(&walkeep);
+        lag["objects"].as_u64() > Some(2) && lag["bytes"].as_u64() > Some(0) && lag["error"].is_string()
+    });
+    assert!(agent.is_running());
+    server.resume();
+    wait_mirrored(&walkeep);
+    create_marker(&cluster, "the end");
+    let expected = Digest::of(&cluster);
+    cluster.archive_everything();
+    wait_mirrored(&walkeep);
+    assert!(agent.stop().success());
+
+    // Without an agent the comparison says the same.
+    assert_eq!(lag(&walkeep)["objects"], 0);
+    drop(cluster);
+    std::fs::remove_dir_all(walkeep.repository_dir()).expect("the local repository is there");
+    assert_restored_from(walkeep, URL, &expected);
+}
+scenario!([V13, V18], an_outage_is_made_up_for_without_an_operator);
+
+fn at_mirror_durability_success_means_the_bucket(major: MajorVersion) {
+    let mut server = S3Server::start(Kind::S3s);
+    server.create_bucket(BUCKET);
+    let cluster = cluster(&server, major);
+    let walkeep = walkeep(&cluster, &server, &server.url());
+    walkeep.init(&["--mirror", URL, "--durability", "mirror", "--s3-endpoint", &server.url()]).ok();
+    walkeep.configure("mirror", "request_timeout", 1);
+    walkeep.configure("mirror", "total_timeout", 3);
+    walkeep.archive_from(&cluster);
+    pgbench_init(&cluster, 1);
+    walkeep.backup(&[]);
+
+    server.stop();
+    let segment = cluster.switch_wal();
+    let path = cluster.data().join("pg_wal").join(&segment);
+    walkeep.push(&path).expect_code(1);
+    walkeep.configure("limits", "archive_timeout", 5);
+    assert!(!walkeep.run(&["backup"]).succeeded(), "its WAL cannot be archived, nor itself be mirrored");
+    assert_eq!(walkeep.backups().len(), 1);
+    server.resume();
+    // The segment is here already: success must mean that it is there too.
+    walkeep.push(&path).ok();
+    let archived = server.client().list(BUCKET, "pg/main/").expect("it can be listed");
+    assert!(archived.iter().any(|key| key.contains(&segment)), "{segment} in {archived:?}");
+    create_marker(&cluster, "the end");
+    let expected = Digest::of(&cluster);
+    cluster.archive_everything();
+    drop(cluster);
+    std::fs::remove_dir_all(walkeep.repository_dir()).expect("the local repository is there");
+    assert_restored_from(walkeep, URL, &expected);
+}
+scenario!([V16], at_mirror_durability_success_means_the_bucket);
+
+/// Two buckets, and a local repository that keeps nothing old.
+fn two_mirrors_and_a_short_local_window(major: MajorVersion) {
+    let (one, two) = (S3Server::start(Kind::S3s), S3Server::start(Kind::S3s));
+    one.create_bucket(BUCKET);
+    two.create_bucket(BUCKET);
+    let cluster: Cluster = cluster(&one, major);
+    let walkeep = walkeep(&cluster, &one, &one.url());
+    walkeep.init(&["--mirror", URL, "--s3-endpoint", &one.url()]).ok();
+    walkeep.configure("mirror2", "url", URL);
+    walkeep.configure("mirror2", "endpoint", two.url());
+    walkeep.configure("mirror", "local_window", "1s");
+    walkeep.archive_from(&cluster);
+    pgbench_init(&cluster, 1);
+    walkeep.backup(&[]);
+    let agent = walkeep.agent();
+    wait_until("both mirrors to be up to date", Duration::from_secs(120), || {
+        let status = walkeep.json(&["status"]);
+        let mirrors = status["mirrors"].as_array().expect("a list");
+        mirrors.len() == 2 && mirrors.iter().all(|lag| lag["compared"] == true && lag["objects"] == 0)
+    });
+    assert!(agent.stop().success());
+    // A new agent begins by making room.
+    let agent = walkeep.agent();
+    let packs = || {
+        walkeep_pg_integration::faults::objects(
+            walkeep.repository_dir(),
+            walkeep_pg_integration::faults::ObjectKind::Packs,
+        )
+        .len()
+    };
+    wait_until("old packs to leave", Duration::from_secs(60), || packs() == 0);
+    // What left is still compared with, and still part of what can be restored.
+    pgbench_run(&cluster, 100, Seed::fixed(5));
+    let second = walkeep.backup(&[]);
+    assert_eq!(second["kind"], "scan", "{second}");
+    create_marker(&cluster, "the end");
+    let expected = Digest::of(&cluster);
+    cluster.archive_everything();
+    wait_until("both mirrors to be up to date", Duration::from_secs(120), || {
+        let status = walkeep.json(&["status"]);
+        status["mirrors"].as_array().expect("a list").iter().all(|lag| lag["compared"] == true && lag["objects"] == 0)
+    });
+    assert!(agent.stop().success());
+    drop(cluster);
+    let walkeep = walkeep.environment("WALKEEP_MIRROR_ENDPOINT", two.url());
+    assert_restored_from(walkeep, URL, &expected);
+}
+scenario!([V17], two_mirrors_and_a_short_local_window);

@@ -1,0 +1,39 @@
+//! What a bucket costs: requests, counted where they pass.
+
+use walkeep_pg_integration::s3::{Kind, Operation, Proxy, S3Server};
+use walkeep_pg_integration::workload::{pgbench_init, pgbench_run};
+use walkeep_pg_integration::{MajorVersion, Seed, scenario};
+
+use super::{BUCKET, URL, cluster, walkeep};
+
+fn a_segment_is_one_put_and_nothing_else(major: MajorVersion) {
+    let server = S3Server::start(Kind::S3s);
+    server.create_bucket(BUCKET);
+    let proxy = Proxy::before(&server);
+    let cluster = cluster(&server, major);
+    let walkeep = walkeep(&cluster, &server, &proxy.url()).repository_at(URL);
+    walkeep.init(&["--s3-endpoint", &proxy.url()]).ok();
+    walkeep.archive_from(&cluster);
+    pgbench_init(&cluster, 1);
+    cluster.archive_everything();
+
+    let archived = || cluster.query_one::<u64>("select archived_count from pg_stat_archiver");
+    let (before, counts) = (archived(), proxy.counts());
+    pgbench_run(&cluster, 2000, Seed::fixed(6));
+    cluster.archive_everything();
+    let segments = archived() - before;
+    let after = proxy.counts();
+    assert!(segments >= 2, "{segments} segments");
+    assert_eq!(after.count(Operation::PutObject) - counts.count(Operation::PutObject), segments);
+    assert_eq!(after.total() - counts.total(), segments, "no LIST, no HEAD, no GET: {after:?}");
+
+    // The same segment once more is one more PUT; and a backup is a PUT for each object it adds.
+    let (packs, counts) = (server.client().list(BUCKET, "pg/main/").expect("listed").len() as u64, proxy.counts());
+    let backup = walkeep.backup(&[]);
+    let stored = server.client().list(BUCKET, "pg/main/").expect("listed").len() as u64 - packs;
+    let puts = proxy.counts().count(Operation::PutObject) - counts.count(Operation::PutObject);
+    // Its lease is written twice or three times and gone in the end.
+    assert!((stored..=stored + 4).contains(&puts), "{puts} PUTs for {stored} objects");
+    assert!(backup["requests"][URL]["PutObject"].as_u64() <= Some(puts), "{backup}");
+}
+scenario!([V17], a_segment_is_one_put_and_nothing_else);
