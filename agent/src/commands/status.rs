@@ -27,12 +27,12 @@ pub fn run(cli: &Cli) -> Result<Exit> {
 
 fn text(status: &Status) -> String {
     let mut text = format!("cluster '{}' in '{}'\n", status.cluster, status.repository);
-    match &status.agent {
+    text.push_str(&match &status.agent {
         Some(agent) => {
-            text.push_str(&format!("agent {} runs as process {} since {}\n", agent.version, agent.pid, agent.since))
+            format!("agent {} runs as process {} since {}\n", agent.version, agent.pid, agent.since)
         }
-        None => text.push_str("no agent runs: mirrors are not kept up to date in the background\n"),
-    }
+        None => "no agent runs: mirrors are not kept up to date in the background\n".to_owned(),
+    });
     for mirror in &status.mirrors {
         text.push_str(&line(mirror));
     }

@@ -91,7 +91,7 @@ pub fn without_agent(context: &Context) -> Result<Status> {
 fn compare(local: &dyn Storage, remote: &dyn Storage) -> Lag {
     match missing(local, remote, &Class::ALL) {
         Ok(missing) => {
-            let named = |key| Some(std::fs::metadata(local.local_file(key)?).ok()?.modified().ok()?);
+            let named = |key| std::fs::metadata(local.local_file(key)?).ok()?.modified().ok();
             let oldest = missing.objects.iter().filter_map(|(_, info)| named(&info.key)).min();
             let age = oldest.and_then(|oldest| SystemTime::now().duration_since(oldest).ok()).unwrap_or_default();
             let (objects, bytes) = (missing.objects.len() as u64, missing.bytes());

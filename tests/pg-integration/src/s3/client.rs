@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,9 +15,10 @@ use aws_sdk_s3::config::{
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns};
 use tokio::runtime::Runtime;
 
-use super::server::Credentials;
+use super::server::{Credentials, S3Server};
 
 /// How long one call may take.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -58,7 +60,10 @@ impl Client {
                 let pem = std::fs::read(ca).unwrap_or_else(|e| panic!("unable to read {}: {e}", ca.display()));
                 let trusted = TrustStore::empty().with_pem_certificate(pem);
                 let context = TlsContext::builder().with_trust_store(trusted).build().expect("a trust store is enough");
-                builder.tls_provider(Provider::Rustls(CryptoMode::Ring)).tls_context(context).build_https()
+                builder
+                    .tls_provider(Provider::Rustls(CryptoMode::Ring))
+                    .tls_context(context)
+                    .build_with_resolver(Loopback)
             }
         };
         let Credentials { access_key, secret_key } = credentials;
@@ -97,6 +102,15 @@ impl Client {
     pub fn patience(mut self, limit: Duration) -> Self {
         let timeouts = TimeoutConfig::builder().operation_timeout(limit).build();
         let config = self.sdk.config().to_builder().timeout_config(timeouts);
+        self.sdk = aws_sdk_s3::Client::from_conf(config.build());
+        self
+    }
+
+    /// Puts the bucket into the host's name, below `s3.localhost`; for servers with TLS, whatever the names resolve to.
+    #[must_use]
+    pub fn virtual_hosts(mut self, server: &S3Server) -> Self {
+        let url = format!("https://s3.localhost:{}", server.address().port());
+        let config = self.sdk.config().to_builder().force_path_style(false).endpoint_url(url);
         self.sdk = aws_sdk_s3::Client::from_conf(config.build());
         self
     }
@@ -176,6 +190,16 @@ impl Client {
     /// Removes an object.
     pub fn delete(&self, bucket: &str, key: &str) -> Result<(), Refusal> {
         self.wait(self.sdk.delete_object().bucket(bucket).key(key).send()).map(drop)
+    }
+}
+
+/// Every name is this machine's: `bucket.s3.localhost` is known to few resolvers.
+#[derive(Debug, Clone)]
+struct Loopback;
+
+impl ResolveDns for Loopback {
+    fn resolve_dns<'a>(&'a self, _name: &'a str) -> DnsFuture<'a> {
+        DnsFuture::ready(Ok(vec![Ipv4Addr::LOCALHOST.into()]))
     }
 }
 

@@ -101,14 +101,14 @@ fn prefix(query: &str) -> Option<String> {
     Some(super::proxy::decode(value))
 }
 
-/// Path style, and virtual hosts below `localhost`.
+/// Path style, and virtual hosts below `s3.localhost`.
 pub(super) struct Hosts;
 
 impl S3Host for Hosts {
     fn parse_host_header<'a>(&'a self, host: &'a str) -> S3Result<VirtualHost<'a>> {
         let name = host.rsplit_once(':').map_or(host, |(name, _port)| name);
         let virtual_host = VirtualHost::new(host);
-        Ok(match name.strip_suffix(".localhost") {
+        Ok(match name.strip_suffix(".s3.localhost") {
             Some(bucket) => virtual_host.with_bucket(bucket),
             None => virtual_host,
         })

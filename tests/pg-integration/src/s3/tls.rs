@@ -30,7 +30,7 @@ impl Tls {
         let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
 
         let key = KeyPair::generate()?;
-        let names = ["127.0.0.1", "localhost", "*.localhost"].map(str::to_owned);
+        let names = ["127.0.0.1", "localhost", "*.s3.localhost"].map(str::to_owned);
         let certificate = CertificateParams::new(names)?.signed_by(&key, &authority)?;
         let key = PrivateKeyDer::try_from(key.serialize_der())?;
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))

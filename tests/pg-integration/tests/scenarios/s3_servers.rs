@@ -260,6 +260,17 @@ fn https_works_with_its_own_authority_only() {
 }
 
 #[test]
+fn a_bucket_can_be_a_host() {
+    let server = S3Server::s3s(S3sOptions::default().https());
+    server.create_bucket("backups");
+    let client = server.client().virtual_hosts(&server);
+    client.put("backups", "backups/key", "value").unwrap();
+    assert_eq!(client.list("backups", "").unwrap(), ["backups/key"]);
+    assert_eq!(server.client().get("backups", "backups/key").unwrap(), b"value");
+    refused(client.list("nowhere", ""), 404, "NoSuchBucket");
+}
+
+#[test]
 fn odd_bucket_names_and_multipart_uploads_are_there() {
     let server = S3Server::start(Kind::S3s);
     for bucket in ["with.dots", "with_underscore"] {

@@ -4,8 +4,11 @@ mod crash;
 mod life;
 mod matrix;
 mod mirror;
+mod policies;
+mod probe;
 mod requests;
 mod rivals;
+mod sync;
 mod wrong;
 
 use walkeep_pg_integration::s3::S3Server;
