@@ -1,5 +1,7 @@
 //! A local repository with a mirror: kept up to date by the agent, through an outage, at either durability.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use walkeep_pg_integration::s3::{Kind, S3Server};
@@ -22,6 +24,23 @@ fn wait_mirrored(walkeep: &Walkeep) {
     });
 }
 
+/// An address at which nobody listens now.
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("it listens")
+}
+
+/// The first value of a metric, as a monitoring system would fetch it.
+fn metric(address: SocketAddr, name: &str) -> Option<i64> {
+    let mut stream = TcpStream::connect(address).expect("the agent listens");
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    let line = answer.lines().find(|line| line.starts_with(name))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
 /// Restores from `url` instead of the local repository.
 fn assert_restored_from(walkeep: Walkeep, url: &str, expected: &Digest) {
     let walkeep = walkeep.repository_at(url);
@@ -38,10 +57,13 @@ fn an_outage_is_made_up_for_without_an_operator(major: MajorVersion) {
     walkeep.init(&["--mirror", URL, "--s3-endpoint", &server.url()]).ok();
     walkeep.archive_from(&cluster);
     pgbench_init(&cluster, 1);
+    let metrics = free_address();
+    walkeep.configure("metrics", "listen", metrics.to_string());
     let mut agent = walkeep.agent();
     agent.wait_ready(&walkeep);
     walkeep.backup(&[]);
     wait_mirrored(&walkeep);
+    assert_eq!(metric(metrics, "walkeep_mirror_lag_objects"), Some(0));
 
     // The bucket is away under load: archiving and backups go on here, and the lag is told.
     server.stop();
@@ -53,6 +75,8 @@ fn an_outage_is_made_up_for_without_an_operator(major: MajorVersion) {
         lag["objects"].as_u64() > Some(2) && lag["bytes"].as_u64() > Some(0) && lag["error"].is_string()
     });
     assert!(agent.is_running());
+    assert!(metric(metrics, "walkeep_mirror_lag_objects") > Some(2));
+    assert!(metric(metrics, "walkeep_mirror_lag_bytes") > Some(0));
     server.resume();
     wait_mirrored(&walkeep);
     create_marker(&cluster, "the end");

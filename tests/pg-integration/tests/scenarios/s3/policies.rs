@@ -1,7 +1,7 @@
 //! The rights that each role needs: every command runs with exactly those that `deploy/` gives it, and nothing more works.
 
 use serde_json::Value;
-use walkeep_pg_integration::s3::{Attempt, Credentials, S3Server, S3sOptions};
+use walkeep_pg_integration::s3::{Credentials, Policy, S3Server, S3sOptions};
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_run};
 use walkeep_pg_integration::{Cluster, Digest, MajorVersion, Seed, Walkeep, create_marker, scenario};
 
@@ -11,75 +11,17 @@ const WRITER: &str = include_str!("../../../../../deploy/s3-policy-writer.json")
 const PRUNER: &str = include_str!("../../../../../deploy/s3-policy-pruner.json");
 const RESTORER: &str = include_str!("../../../../../deploy/s3-policy-restorer.json");
 
-/// A policy document, its placeholders filled in.
-struct Policy(Vec<Value>);
-
-impl Policy {
-    fn read(document: &str) -> Self {
-        let document = document.replace("BUCKET", BUCKET).replace("PREFIX", "pg/main");
-        let document: Value = serde_json::from_str(&document).expect("a policy is JSON");
-        assert_eq!(document["Version"], "2012-10-17");
-        Self(document["Statement"].as_array().expect("statements").clone())
-    }
-
-    /// Without the right to delete anything: what an append-only credential has.
-    fn append_only(mut self) -> Self {
-        self.0.retain(|statement| !texts(&statement["Action"]).any(|action| action == "s3:DeleteObject"));
-        self
-    }
-
-    fn allows(&self, action: &str, resource: &str, prefix: Option<&str>) -> bool {
-        self.0.iter().any(|statement| {
-            assert_eq!(statement["Effect"], "Allow", "this judge knows no other effect");
-            let listed = |field: &str, value: &str| texts(&statement[field]).any(|pattern| is_like(&pattern, value));
-            let condition = &statement["Condition"];
-            let fits = condition.is_null() || {
-                let wanted = &condition["StringLike"]["s3:prefix"];
-                assert!(!wanted.is_null(), "this judge knows no other condition");
-                prefix.is_some_and(|prefix| texts(wanted).any(|pattern| is_like(&pattern, prefix)))
-            };
-            fits && listed("Action", action) && listed("Resource", resource)
-        })
-    }
-
-    /// What AWS would say: an operation is an action on a bucket or on an object.
-    fn permits(&self, attempt: &Attempt) -> bool {
-        let bucket = format!("arn:aws:s3:::{}", attempt.bucket.as_deref().unwrap_or_default());
-        let key = attempt.key.as_deref().unwrap_or_default();
-        let object = format!("{bucket}/{key}");
-        match attempt.operation.as_str() {
-            "ListObjects" | "ListObjectsV2" | "HeadBucket" => {
-                self.allows("s3:ListBucket", &bucket, attempt.prefix.as_deref())
-            }
-            "ListMultipartUploads" => self.allows("s3:ListBucketMultipartUploads", &bucket, attempt.prefix.as_deref()),
-            // Whether an object is missing may know who may list it.
-            "GetObject" | "HeadObject" => {
-                self.allows("s3:GetObject", &object, None)
-                    && (attempt.exists || self.allows("s3:ListBucket", &bucket, Some(key)))
-            }
-            "PutObject" | "CreateMultipartUpload" | "UploadPart" | "CompleteMultipartUpload" => {
-                self.allows("s3:PutObject", &object, None)
-            }
-            "AbortMultipartUpload" => self.allows("s3:AbortMultipartUpload", &object, None),
-            "DeleteObject" => self.allows("s3:DeleteObject", &object, None),
-            _ => false,
-        }
-    }
+fn policy(document: &str) -> Policy {
+    // Who may list the prefix is told that an object of it is missing.
+    Policy::parse(&[document], BUCKET, "pg/main").listing_tells_all()
 }
 
-fn texts(value: &Value) -> impl Iterator<Item = String> + '_ {
-    let many = value.as_array().into_iter().flatten();
-    many.chain(value.is_string().then_some(value)).filter_map(|text| text.as_str().map(str::to_owned))
-}
-
-/// `*` stands for anything.
-fn is_like(pattern: &str, value: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == value,
-        Some((start, rest)) => value.strip_prefix(start).is_some_and(|value| {
-            (0..=value.len()).filter(|at| value.is_char_boundary(*at)).any(|at| is_like(rest, &value[at..]))
-        }),
-    }
+/// The same without the right to delete anything: what an append-only credential has.
+fn append_only(document: &str) -> String {
+    let mut document: Value = serde_json::from_str(document).expect("a policy is JSON");
+    let statements = document["Statement"].as_array_mut().expect("statements");
+    statements.retain(|statement| !statement["Action"].to_string().contains("DeleteObject"));
+    document.to_string()
 }
 
 fn role(cluster: &Cluster, server: &S3Server, credentials: &Credentials) -> Walkeep {
@@ -91,17 +33,17 @@ fn role(cluster: &Cluster, server: &S3Server, credentials: &Credentials) -> Walk
 fn each_role_needs_no_more_than_its_policy(major: MajorVersion) {
     let [writer, appender, pruner, restorer] = ["writer", "appender", "pruner", "restorer"].map(Credentials::named);
     let policies = [
-        (writer.access_key.clone(), Policy::read(WRITER)),
-        (appender.access_key.clone(), Policy::read(WRITER).append_only()),
-        (pruner.access_key.clone(), Policy::read(PRUNER)),
-        (restorer.access_key.clone(), Policy::read(RESTORER)),
+        (writer.access_key.clone(), policy(WRITER)),
+        (appender.access_key.clone(), policy(&append_only(WRITER))),
+        (pruner.access_key.clone(), policy(PRUNER)),
+        (restorer.access_key.clone(), policy(RESTORER)),
     ];
     let options = [&writer, &appender, &pruner, &restorer]
         .into_iter()
         .fold(S3sOptions::default(), |options, credentials| options.user(credentials.clone()));
     let options = options.policy(move |attempt| {
         let policy = policies.iter().find(|(access_key, _)| *access_key == attempt.access_key);
-        policy.is_none_or(|(_, policy)| policy.permits(attempt))
+        policy.is_none_or(|(_, policy)| policy.allows(attempt))
     });
     let server = S3Server::s3s(options);
     server.create_bucket(BUCKET);

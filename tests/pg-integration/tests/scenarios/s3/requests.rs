@@ -1,5 +1,7 @@
 //! What a bucket costs: requests, counted where they pass.
 
+use std::time::{Duration, SystemTime};
+
 use walkeep_pg_integration::s3::{Kind, Operation, Proxy, S3Server};
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_run};
 use walkeep_pg_integration::{MajorVersion, Seed, scenario};
@@ -37,3 +39,26 @@ fn a_segment_is_one_put_and_nothing_else(major: MajorVersion) {
     assert!(backup["requests"][URL]["PutObject"].as_u64() <= Some(puts), "{backup}");
 }
 scenario!([V17], a_segment_is_one_put_and_nothing_else);
+
+/// With `lock_days` every object but leases is locked, by the request that stores it.
+fn objects_are_locked_when_asked_for(major: MajorVersion) {
+    let server = S3Server::start(Kind::S3s);
+    let cluster = cluster(&server, major);
+    let walkeep = walkeep(&cluster, &server, &server.url()).repository_at(URL);
+    walkeep.configure("cluster", "pgdata", cluster.data().display().to_string());
+    walkeep.configure("repository", "url", URL);
+    walkeep.configure("mirror", "endpoint", server.url());
+    walkeep.configure("mirror", "lock_days", 3);
+    walkeep.init(&["--create-bucket"]).ok();
+    walkeep.archive_from(&cluster);
+    pgbench_init(&cluster, 1);
+    walkeep.backup(&[]);
+    let keys = server.client().list(BUCKET, "pg/main/").expect("listed");
+    let at_least = SystemTime::now() + Duration::from_secs(2 * 86400);
+    for key in keys.iter().filter(|key| !key.contains("/leases/") && !key.ends_with("walkeep.json")) {
+        let retention = server.retention(BUCKET, key);
+        assert!(retention.as_ref().is_some_and(|r| r.mode == "GOVERNANCE" && r.until > at_least), "{key}: {retention:?}");
+    }
+    assert!(keys.len() > 5, "{keys:?}");
+}
+scenario!([V18], objects_are_locked_when_asked_for);
