@@ -97,7 +97,7 @@ pub struct InitArgs {
 /// How to talk to a bucket; what is not given comes from AWS's own environment and profile.
 #[derive(Clone, Debug, Default, Args)]
 pub struct S3Args {
-    /// Base URL of the S3 service, like https://s3.example.com [default: AWS].
+    /// Base URL of the S3 service, like `https://s3.example.com` [default: AWS].
     #[arg(long = "s3-endpoint", value_name = "URL")]
     pub endpoint: Option<String>,
     /// Region that requests are signed for.

@@ -54,7 +54,7 @@ pub struct RepositoryArgs {
 /// How to talk to a bucket; what is not given comes from AWS's own environment variables and profile.
 #[derive(Debug, Default, Args)]
 pub struct S3Args {
-    /// Base URL of the S3 service, like https://s3.example.com; by default AWS [env: WALKEEP_MIRROR_ENDPOINT]
+    /// Base URL of the S3 service, like `https://s3.example.com`; by default AWS [env: WALKEEP_MIRROR_ENDPOINT]
     #[arg(long = "s3-endpoint", value_name = "URL")]
     pub endpoint: Option<String>,
     /// Region that requests are signed for [env: WALKEEP_MIRROR_REGION]

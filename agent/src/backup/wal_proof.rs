@@ -13,6 +13,8 @@ use crate::postgres::Session;
 
 /// How often the repository is asked for a segment that is on its way.
 const POLL: Duration = Duration::from_millis(5);
+/// A bucket is asked less and less often, down to this: each question is a request that costs.
+const SLOWEST_POLL: Duration = Duration::from_secs(1);
 
 /// A segment did not arrive: the archive is broken.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +98,8 @@ fn wait_for(archive: &WalArchive, session: &Session, file: &WalFileName, limit: 
     }
     let mut archived = last_archived(session)?;
     let mut moved = Instant::now();
+    let is_remote = archive.repository().storage().parallel_reads() > 1;
+    let mut pause = if is_remote { POLL * 10 } else { POLL };
     while !archive.contains(file)? {
         anyhow::ensure!(!session.is_lost(), "the connection that started the backup is lost: PostgreSQL has ended it");
         let waited = moved.elapsed();
@@ -108,7 +112,10 @@ fn wait_for(archive: &WalArchive, session: &Session, file: &WalFileName, limit: 
             archived = last;
             moved = Instant::now();
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep(pause);
+        if is_remote {
+            pause = (pause * 2).min(SLOWEST_POLL);
+        }
     }
     Ok(())
 }

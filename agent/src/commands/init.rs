@@ -40,6 +40,8 @@ pub fn run(cli: &Cli, args: &InitArgs) -> Result<Exit> {
     let config = wanted(args, &pgdata)?;
     let file = cli.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
     let keep = is_configured(&file, &config)?;
+    // A file that is there knows more: how to talk to the bucket, among other things.
+    let config = if keep { Config::load(Some(&file))? } else { config };
     let (repository, created) = create(&config, args.create_bucket, now)?;
     repository.register(&layout, name, &identity_of(&control, now))?;
     if !keep {

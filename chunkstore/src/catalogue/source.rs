@@ -25,11 +25,14 @@ pub trait WalSource: Sync {
     fn parallel_reads(&self) -> usize;
 }
 
+/// A summary, once it was read: whoever wants it meanwhile waits for whoever reads it.
+type Summary = Arc<Mutex<Option<Arc<SegmentScan>>>>;
+
 /// The WAL archive as a source, with a cache of summaries.
 #[derive(Debug)]
 pub struct ArchivedWal {
     archive: WalArchive,
-    cache: Mutex<HashMap<(WalSegment, WalSegmentSize), Arc<SegmentScan>>>,
+    cache: Mutex<HashMap<(WalSegment, WalSegmentSize), Summary>>,
 }
 
 impl ArchivedWal {
@@ -37,23 +40,27 @@ impl ArchivedWal {
     pub fn new(archive: WalArchive) -> Self {
         Self { archive, cache: Mutex::default() }
     }
+
+    fn place(&self, segment: WalSegment, size: WalSegmentSize) -> Summary {
+        let mut cache = self.cache.lock();
+        if cache.len() >= CACHED && !cache.contains_key(&(segment, size)) {
+            cache.clear();
+        }
+        Arc::clone(cache.entry((segment, size)).or_default())
+    }
 }
 
 impl WalSource for ArchivedWal {
     fn scan(&self, segment: WalSegment, size: WalSegmentSize, stored: &StoredSegment) -> Result<Arc<SegmentScan>> {
-        if let Some(scan) = self.cache.lock().get(&(segment, size)) {
+        let summary = self.place(segment, size);
+        let mut summary = summary.lock();
+        if let Some(scan) = &*summary {
             return Ok(Arc::clone(scan));
         }
         let mut scan = self.archive.listed_summary(segment, size, stored)?;
         // Nobody who plans a restore asks for them, and they are most of a summary.
         scan.facts.changes = Default::default();
-        let scan = Arc::new(scan);
-        let mut cache = self.cache.lock();
-        if cache.len() >= CACHED {
-            cache.clear();
-        }
-        cache.insert((segment, size), Arc::clone(&scan));
-        Ok(scan)
+        Ok(Arc::clone(summary.insert(Arc::new(scan))))
     }
 
     fn bytes(&self, segment: WalSegment, size: WalSegmentSize, stored: &StoredSegment) -> Result<Vec<u8>> {

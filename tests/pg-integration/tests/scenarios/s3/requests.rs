@@ -57,7 +57,10 @@ fn objects_are_locked_when_asked_for(major: MajorVersion) {
     let at_least = SystemTime::now() + Duration::from_secs(2 * 86400);
     for key in keys.iter().filter(|key| !key.contains("/leases/") && !key.ends_with("walkeep.json")) {
         let retention = server.retention(BUCKET, key);
-        assert!(retention.as_ref().is_some_and(|r| r.mode == "GOVERNANCE" && r.until > at_least), "{key}: {retention:?}");
+        assert!(
+            retention.as_ref().is_some_and(|r| r.mode == "GOVERNANCE" && r.until > at_least),
+            "{key}: {retention:?}"
+        );
     }
     assert!(keys.len() > 5, "{keys:?}");
 }
