@@ -27,7 +27,7 @@ use super::work::{Budget, Job, Shared, fetch, sync, work};
 /// Threads that wait for the disk.
 const SYNCERS: usize = 8;
 /// Bytes that are fetched over a network and not yet written.
-const IN_FLIGHT: u64 = 96 << 20;
+const IN_FLIGHT: u64 = 64 << 20;
 
 /// A file that is not written as it was stored.
 pub(super) struct Kept {
