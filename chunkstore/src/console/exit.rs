@@ -63,7 +63,11 @@ pub fn exit_of(error: &(dyn StdError + 'static)) -> Exit {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<Error>() {
-            return error.kind().into();
+            return match error {
+                // Its owner decides how much a bucket holds: to whoever uses it, it refuses.
+                Error::Bucket { kind: ErrorKind::Full, .. } => Exit::Unreachable,
+                error => error.kind().into(),
+            };
         }
         cause = error.source();
     }
@@ -83,5 +87,13 @@ mod tests {
         assert_eq!(exit_of(&Wrapped(Error::not_found("backup 'x'"))), Exit::NotFound);
         assert_eq!(exit_of(&Wrapped(Error::damaged("packs/00", "short"))).code(), 5);
         assert_eq!(exit_of(&std::io::Error::other("x")), Exit::Failed);
+        let full = Error::Bucket {
+            operation: "store",
+            object: "s3://b/k".to_owned(),
+            problem: "QuotaExceeded".to_owned(),
+            kind: ErrorKind::Full,
+            hint: None,
+        };
+        assert_eq!(exit_of(&full), Exit::Unreachable);
     }
 }
