@@ -1,6 +1,6 @@
 //! `[limits] read_rate` and `upload_rate`: how fast bytes may move, changeable while they do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -45,8 +45,8 @@ impl Rates {
     }
 
     /// Reads the configuration again. What is wrong with it is logged and changes nothing.
-    pub fn reload(&self, config: Option<&PathBuf>) {
-        match Config::load(config.map(PathBuf::as_path)) {
+    pub fn reload(&self, config: Option<&Path>) {
+        match Config::load(config) {
             Ok(config) => {
                 self.set(&config.limits);
                 tracing::info!("rates are read again; all else needs a restart");
@@ -59,7 +59,7 @@ impl Rates {
     pub fn follow_signals(&self, config: Option<PathBuf>) -> Result<()> {
         let mut signals = Signals::new([SIGHUP]).context("unable to watch signals")?;
         let rates = self.clone();
-        std::thread::spawn(move || signals.forever().for_each(|_| rates.reload(config.as_ref())));
+        std::thread::spawn(move || signals.forever().for_each(|_| rates.reload(config.as_deref())));
         Ok(())
     }
 }

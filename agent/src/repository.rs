@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
-use walkeep_chunkstore::mirror::{Durability, Keep, LinkState, MirroredStorage, Remote, join};
+use walkeep_chunkstore::mirror::{Keep, LinkState, MirroredStorage, Remote, join};
 use walkeep_chunkstore::repository::{Repository, RepositoryConfig};
 use walkeep_chunkstore::storage::{
-    BucketUrl, ConditionalWrites, LocalStorage, Place, RequestCounts, S3Storage, Storage,
+    BucketUrl, ConditionalWrites, LocalStorage, Place, RequestCounts, S3Storage, Storage, open_directory,
 };
 
 use crate::config::{Config, LimitsSection, MirrorSettings};
@@ -55,12 +55,7 @@ pub fn storages(config: &Config) -> Result<Storages> {
     let mut remotes = Vec::new();
     let (local, keep) = match &place {
         Place::Directory(path) => {
-            let local = LocalStorage::open(path).map_err(|error| match error {
-                error if error.is_not_found() => {
-                    walkeep_chunkstore::Error::not_found(format_args!("repository '{}'", path.display()))
-                }
-                other => other,
-            })?;
+            let local = open_directory(path)?;
             let window = mirrors.iter().any(|mirror| mirror.local_window.is_some());
             (local, if window { Keep::Recent } else { Keep::Everything })
         }
@@ -104,13 +99,17 @@ fn bucket(
 impl Storages {
     /// Whether success waits for a mirror.
     pub fn waits_for_mirror(&self) -> bool {
-        let remotes = self.mirrored.as_ref().map_or(&[][..], MirroredStorage::remotes);
-        remotes.iter().any(|remote| remote.durability == Durability::Mirror)
+        self.mirrored.as_ref().is_some_and(MirroredStorage::waits)
     }
 
     /// How fast bytes may move.
     pub fn rates(&self, limits: &LimitsSection) -> Rates {
-        Rates::new(self.buckets.iter().map(|bucket| Arc::clone(&bucket.storage)).collect(), limits)
+        Rates::new(self.drivers(), limits)
+    }
+
+    /// The buckets' drivers.
+    pub fn drivers(&self) -> Vec<Arc<S3Storage>> {
+        self.buckets.iter().map(|bucket| Arc::clone(&bucket.storage)).collect()
     }
 
     /// Requests made so far, bucket by bucket.
@@ -131,7 +130,7 @@ impl Storages {
             if ask != Ask::Everything && known.is_some() {
                 continue;
             }
-            let conditional_writes = bucket.prove_conditional_writes()?;
+            let conditional_writes = prove_conditional_writes(&bucket.storage)?;
             let (repository_id, checked) = (repository.repository_id, Timestamp::now());
             let state = LinkState { url, endpoint: endpoint.to_owned(), repository_id, conditional_writes, checked };
             if let Err(error) = state.save(state_directory) {
@@ -154,20 +153,20 @@ impl Bucket {
         LinkState::load(state_directory, &self.url.to_string(), self.settings.endpoint())
             .map(|known| known.conditional_writes)
     }
+}
 
-    /// Writes twice and looks. What does not keep two writers apart is said loudly.
-    fn prove_conditional_writes(&self) -> Result<ConditionalWrites> {
-        let found = self.storage.probe_conditional_writes().context("unable to probe conditional writes")?;
-        self.storage.set_conditional_writes(found == ConditionalWrites::Proven);
-        if found != ConditionalWrites::Proven {
-            tracing::warn!(
-                "'{}' does not keep two writers apart ({found}): single-writer mode, leases are checked by listing; \
-                 let no two hosts back up one cluster into it at the same time",
-                self.url
-            );
-        }
-        Ok(found)
+/// Writes twice and looks. What does not keep two writers apart is said loudly.
+pub fn prove_conditional_writes(bucket: &S3Storage) -> Result<ConditionalWrites> {
+    let found = bucket.probe_conditional_writes().context("unable to probe conditional writes")?;
+    bucket.set_conditional_writes(found == ConditionalWrites::Proven);
+    if found != ConditionalWrites::Proven {
+        tracing::warn!(
+            "'{}' does not keep two writers apart ({found}): single-writer mode, leases are checked by listing; \
+             let no two hosts back up one cluster into it at the same time",
+            bucket.location()
+        );
     }
+    Ok(found)
 }
 
 /// Opens the repository that the configuration names.

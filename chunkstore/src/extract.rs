@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use parking_lot::Mutex;
-
 use crate::container::{Decompressor, FramePosition, read_frame};
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, PackId};
@@ -245,45 +243,4 @@ fn deliver(
         sink(piece, bytes)?;
     }
     Ok(())
-}
-
-/// Does `work` on every item, on at most `threads` threads at once; results are in the order of the items. For reads that
-/// wait for a network, see [`Storage::parallel_reads`](crate::storage::Storage::parallel_reads).
-pub fn side_by_side<T: Sync, R: Send>(items: &[T], threads: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let threads = threads.min(items.len());
-    if threads <= 1 {
-        return items.iter().map(work).collect();
-    }
-    let next = Mutex::new(items.iter().enumerate());
-    let take = || next.lock().next();
-    let some = || std::iter::from_fn(take).map(|(index, item)| (index, work(item))).collect::<Vec<_>>();
-    let mut done = std::thread::scope(|scope| {
-        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(some)).collect();
-        let mut done = some();
-        for helper in helpers {
-            done.extend(helper.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-        done
-    });
-    done.sort_unstable_by_key(|(index, _)| *index);
-    done.into_iter().map(|(_, result)| result).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Barrier;
-
-    use super::side_by_side;
-
-    #[test]
-    fn results_are_in_order_and_work_is_shared() {
-        let items: Vec<usize> = (0..100).collect();
-        for threads in [0, 1, 3, 200] {
-            assert_eq!(side_by_side(&items, threads, |item| item * 2), (0..200).step_by(2).collect::<Vec<_>>());
-        }
-        assert_eq!(side_by_side(&[0; 0], 4, |item| *item), [0; 0]);
-        // Comes to an end only if all four are at work at once.
-        let barrier = Barrier::new(4);
-        side_by_side(&items[..4], 4, |_| barrier.wait());
-    }
 }

@@ -22,6 +22,7 @@ pub mod index;
 pub mod ingest;
 pub mod mirror;
 pub mod node;
+pub mod parallel;
 pub mod repository;
 pub mod storage;
 pub mod verify;

@@ -49,7 +49,7 @@ pub fn run(config: Option<&Path>) -> Result<()> {
             if signal != SIGHUP {
                 break;
             }
-            context.rates.reload(config.map(Path::to_path_buf).as_ref());
+            context.rates.reload(config);
         }
         handle.close();
         tell_manager(&[NotifyState::Stopping]);

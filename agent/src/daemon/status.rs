@@ -1,12 +1,10 @@
 //! What `walkeep status` and `GET /metrics` tell.
 
-use std::time::SystemTime;
-
 use anyhow::Result;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use walkeep_chunkstore::mirror::{Class, Durability, Lag, missing};
-use walkeep_chunkstore::storage::{RequestCounts, Storage};
+use walkeep_chunkstore::mirror::{Durability, Lag};
+use walkeep_chunkstore::storage::RequestCounts;
 
 use super::Mirrors;
 use crate::context::Context;
@@ -82,21 +80,8 @@ pub fn without_agent(context: &Context) -> Result<Status> {
     let mut lags = Vec::new();
     if let Some(mirrored) = &context.storages.mirrored {
         for remote in mirrored.remotes() {
-            lags.push(compare(mirrored.local(), &*remote.storage));
+            lags.push(Lag::by_comparison(mirrored.local(), &*remote.storage));
         }
     }
     Ok(Status::with(context, lags, None))
-}
-
-fn compare(local: &dyn Storage, remote: &dyn Storage) -> Lag {
-    match missing(local, remote, &Class::ALL) {
-        Ok(missing) => {
-            let named = |key| std::fs::metadata(local.local_file(key)?).ok()?.modified().ok();
-            let oldest = missing.objects.iter().filter_map(|(_, info)| named(&info.key)).min();
-            let age = oldest.and_then(|oldest| SystemTime::now().duration_since(oldest).ok()).unwrap_or_default();
-            let (objects, bytes) = (missing.objects.len() as u64, missing.bytes());
-            Lag { objects, bytes, seconds: age.as_secs(), compared: true, ..Lag::default() }
-        }
-        Err(error) => Lag { error: Some(walkeep_chunkstore::console::chain(&error)), failures: 1, ..Lag::default() },
-    }
 }

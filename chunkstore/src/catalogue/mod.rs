@@ -23,7 +23,7 @@ use walkeep_proto::segment::WalSegmentSize;
 use walkeep_proto::timeline::{TimelineHistory, TimelineId};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::extract::side_by_side;
+use crate::parallel::side_by_side;
 use crate::repository::layout::ClusterLayout;
 use crate::repository::{BackupManifest, ClusterIdentity, Repository};
 use crate::wal::{WalArchive, WalInventory};

@@ -12,7 +12,7 @@ use walkeep_proto::wal::{DecodedRecord, PgTimestamp, RecordMeaning, SegmentScan,
 
 use super::route::{Route, Run};
 use crate::error::{Error, Result};
-use crate::extract::side_by_side;
+use crate::parallel::side_by_side;
 
 /// Most summaries that are read ahead at once.
 const READ_AHEAD: u64 = 32;

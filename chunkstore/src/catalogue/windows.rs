@@ -13,7 +13,7 @@ use super::source::WalSource;
 use super::walk::time_as_text;
 use super::{Ancestry, Catalogue};
 use crate::error::Result;
-use crate::extract::side_by_side;
+use crate::parallel::side_by_side;
 use crate::repository::{BackupId, BackupManifest};
 
 /// Bytes of the segments that are looked into at once; stored, each takes up to as much again.

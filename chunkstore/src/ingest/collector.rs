@@ -8,7 +8,7 @@ use crossbeam_channel::Receiver;
 use ulid::Ulid;
 
 use super::pack_stream::PackStream;
-use super::{FRAME_TARGET, FrameSlot, Message, PendingChunk, RegionContent, Shared, WAITING_REGIONS};
+use super::{FRAME_TARGET, FrameSlot, Message, PendingChunk, RegionContent, Shared, WAITING_WEIGHT};
 use crate::container::Compressor;
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, PackId};
@@ -154,6 +154,7 @@ pub(super) struct Collector {
     nodes_in_flight: HashMap<ChunkId, PendingNode>,
     /// Regions whose chunks are not all in sealed packs.
     waiting: Vec<RegionMessage>,
+    waiting_weight: u64,
     files: BTreeMap<u64, PendingFile>,
     next_file: u64,
     /// Files that come last, and where among the lists theirs belongs.
@@ -175,6 +176,7 @@ impl Collector {
             node_frame: NodeFrame::default(),
             nodes_in_flight: HashMap::new(),
             waiting: Vec::new(),
+            waiting_weight: 0,
             files: BTreeMap::new(),
             next_file: 0,
             deferred: BTreeMap::new(),
@@ -224,12 +226,17 @@ impl Collector {
             RegionContent::Bytes(_) => 0,
         };
         if let Some(region) = self.describe(region)? {
-            self.waiting.push(region);
+            self.wait(region);
         }
-        if self.waiting.len() >= WAITING_REGIONS {
+        if self.waiting_weight >= WAITING_WEIGHT {
             self.seal_data()?;
         }
         self.emit_files()
+    }
+
+    fn wait(&mut self, region: RegionMessage) {
+        self.waiting_weight += region.content.weight();
+        self.waiting.push(region);
     }
 
     /// Makes the region's node if all its chunks have a place; gives the region back otherwise.
@@ -304,9 +311,10 @@ impl Collector {
 
     fn data_pack_sealed(&mut self, pack: IndexedPack) -> Result<()> {
         self.pack_sealed(pack)?;
+        self.waiting_weight = 0;
         for region in std::mem::take(&mut self.waiting) {
             if let Some(region) = self.describe(region)? {
-                self.waiting.push(region);
+                self.wait(region);
             }
         }
         self.emit_files()

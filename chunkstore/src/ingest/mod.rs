@@ -40,8 +40,9 @@ pub(crate) const FRAME_TARGET: usize = 512 << 10;
 pub(crate) const PACK_TARGET: u64 = 64 << 20;
 /// Chunks of a pack at which it is sealed, however few bytes they take: its table must stay one frame.
 pub(crate) const PACK_CHUNKS: usize = 64 << 10;
-/// Regions waiting for their chunks' pack at which it is sealed, however small: each holds a map in memory.
-pub(crate) const WAITING_REGIONS: usize = 512;
+/// Weight of the regions waiting for their chunks' pack at which it is sealed, however small: they hold maps in memory.
+/// As much as 512 whole regions of relations, some 20 MiB; see [`RegionContent::weight`].
+pub(crate) const WAITING_WEIGHT: u64 = 512 * 2048;
 /// Regions that a worker may describe by a frame that it still holds back.
 pub(crate) const REGIONS_PER_FRAME: u32 = 16;
 
@@ -181,4 +182,17 @@ pub(crate) enum RegionContent {
     Pages(Box<pages::PendingPageMap>),
     /// Bytes.
     Bytes(Vec<PendingChunk>),
+}
+
+impl RegionContent {
+    /// Memory it takes while it waits, in units of what a page takes.
+    pub(crate) fn weight(&self) -> u64 {
+        /// A region's and a chunk's own fields, beside a page's.
+        const FIELDS: u64 = 16;
+        match self {
+            Self::Unchanged { packs, .. } => FIELDS + packs.len() as u64,
+            Self::Pages(map) => FIELDS + map.page_count(),
+            Self::Bytes(chunks) => FIELDS * (1 + chunks.len() as u64),
+        }
+    }
 }

@@ -9,7 +9,6 @@ use crate::repository::layout::{self, ClusterLayout, WalObjectName, hash16};
 use crate::repository::{BackupId, ClusterIdentity, Repository};
 use crate::storage::{MemoryStorage, ObjectKey, Storage};
 use crate::wal::WalArchive;
-use walkeep_proto::segment::WalFileName;
 
 /// Checks the bytes of an object of `repository`: WAL down to its content's hash, roots and identities down to their fields.
 /// What is named by its hash, and what this version does not know, passes.
@@ -32,7 +31,8 @@ fn alone(repository: &Repository, key: &ObjectKey, bytes: &[u8]) -> Result<Arc<R
     Ok(Arc::new(Repository::open(Arc::new(storage))?))
 }
 
-fn cluster_of(key: &ObjectKey) -> Result<ClusterLayout> {
+/// The cluster whose room a key lies in.
+pub(super) fn cluster_of(key: &ObjectKey) -> Result<ClusterLayout> {
     ClusterLayout::new(key.as_str().split('/').nth(1).unwrap_or_default())
 }
 
@@ -46,11 +46,7 @@ fn check_wal(repository: &Arc<Repository>, key: &ObjectKey, bytes: &[u8]) -> Res
     // A refused content is read like one that was taken: under the name it would have had.
     let served = ObjectKey::new(format!("{}-{hash}", cluster.wal_file(&file)))?;
     let alone = alone(repository, &served, bytes)?;
-    let kind = match file {
-        WalFileName::Segment(_) => ContainerKind::WalSegment,
-        _ => ContainerKind::WalFile,
-    };
-    check_frames(&alone, &served, bytes, kind)?;
+    check_frames(&alone, &served, bytes, WalArchive::kind(&file))?;
     let content = match WalArchive::new(Arc::clone(&alone), cluster.clone()).fetch(&file) {
         // Parts of it lie in other objects.
         Err(error) if error.is_not_found() => WalArchive::new(Arc::clone(repository), cluster).fetch(&file)?,

@@ -1,13 +1,11 @@
 //! Copying objects from one storage to another, each checked against its name on the way.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
 use parking_lot::Mutex;
 
 use super::Class;
 use crate::console::Progress;
 use crate::error::{Error, Result};
+use crate::parallel::for_each;
 use crate::repository::layout::{CLUSTERS, CONFIG, INDEX, NODES, PACKS, hash16};
 use crate::storage::{ObjectInfo, ObjectKey, Put, Storage};
 
@@ -38,15 +36,15 @@ impl Missing {
 pub fn missing(from: &dyn Storage, to: &dyn Storage, classes: &[Class]) -> Result<Missing> {
     let mut missing = Missing::default();
     let mut compare = |listed: Vec<ObjectInfo>, there: Vec<ObjectInfo>| {
-        let there: HashMap<ObjectKey, u64> = there.into_iter().map(|info| (info.key, info.size)).collect();
         for info in listed {
             let Some(class) = Class::of(&info.key).filter(|class| classes.contains(class)) else { continue };
-            match there.get(&info.key) {
+            // Listings are in order of their keys.
+            match there.binary_search_by(|other| other.key.cmp(&info.key)).ok().and_then(|at| there.get(at)) {
                 None => missing.objects.push((class, info)),
-                Some(size) => {
+                Some(other) => {
                     missing.present += 1;
-                    if *size != info.size && is_written_once(&info.key) {
-                        missing.different.push((info.key, info.size, *size));
+                    if other.size != info.size && is_written_once(&info.key) {
+                        missing.different.push((info.key, info.size, other.size));
                     }
                 }
             }
@@ -119,25 +117,6 @@ impl Copying<'_> {
             Ok(())
         })
     }
-}
-
-/// Works on items in order, several at once, until one fails.
-pub(super) fn for_each<T: Sync>(items: &[T], threads: usize, each: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
-    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let work = || -> Result<()> {
-        while !failed.load(Ordering::Relaxed)
-            && let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed))
-        {
-            each(item).inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
-        }
-        Ok(())
-    };
-    let threads = threads.clamp(1, items.len().max(1));
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let died = || Err(Error::Invalid("a copying thread died".to_owned()));
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| died())).fold(Ok(()), Result::and)
-    })
 }
 
 /// Copies one object; its bytes must fit its name where the name is their hash. Durable on return.

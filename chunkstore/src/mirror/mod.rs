@@ -16,6 +16,9 @@ mod uploads;
 mod watch;
 mod window;
 
+/// Objects under way at once to one mirror.
+const UNDER_WAY: usize = 4;
+
 pub use copy::{CopyReport, Copying, Missing, copy_object, missing};
 pub use link::{LinkState, join};
 pub use order::Class;

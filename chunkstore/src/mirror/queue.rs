@@ -7,17 +7,15 @@ use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
 use super::storage::Places;
-use super::watch::{Found, Watch, named};
-use super::{Class, Durability, Keep, MirroredStorage, missing};
+use super::watch::{Found, Watch, named_at};
+use super::{Class, Durability, Keep, MirroredStorage, UNDER_WAY, missing};
 use crate::error::Result;
-use crate::storage::{ObjectInfo, ObjectKey, Storage};
+use crate::storage::{LocalStorage, ObjectInfo, ObjectKey, Storage};
 
 /// How often the directory is looked at.
 const POLL: Duration = Duration::from_secs(1);
 /// How often both places are compared as a whole.
 const COMPARE: Duration = Duration::from_secs(3600);
-/// Objects under way at once.
-const THREADS: usize = 4;
 /// How long an object is left to the command that wrote it and waits for its upload.
 const LEFT_TO_WRITER: Duration = Duration::from_secs(60);
 /// First and longest pause after a failure.
@@ -42,6 +40,26 @@ pub struct Lag {
     pub failures: u64,
     /// What failed last, while it fails.
     pub error: Option<String>,
+}
+
+impl Lag {
+    /// How far `remote` is behind, by comparing it with `local`: what can be said when no agent runs.
+    pub fn by_comparison(local: &LocalStorage, remote: &dyn Storage) -> Self {
+        match missing(local, remote, &Class::ALL) {
+            Ok(missing) => {
+                let oldest = missing.objects.iter().filter_map(|(_, info)| named_at(local, &info.key)).min();
+                let (objects, bytes) = (missing.objects.len() as u64, missing.bytes());
+                Self { objects, bytes, seconds: age(oldest), compared: true, ..Self::default() }
+            }
+            Err(error) => Self { error: Some(crate::console::chain(&error)), failures: 1, ..Self::default() },
+        }
+    }
+}
+
+/// Seconds since a file got its name; 0 for none, and for one of a clock ahead of ours.
+fn age(named: Option<SystemTime>) -> u64 {
+    let age = named.and_then(|named| SystemTime::now().duration_since(named).ok());
+    age.unwrap_or_default().as_secs()
 }
 
 #[derive(Clone, Copy)]
@@ -112,12 +130,10 @@ impl MirrorQueue {
     /// How far the mirror is behind, as far as the last look tells.
     pub fn lag(&self) -> Lag {
         let state = self.state.lock();
-        let oldest = state.waiting.values().map(|entry| entry.named).min();
-        let age = oldest.and_then(|oldest| SystemTime::now().duration_since(oldest).ok());
         Lag {
             objects: state.waiting.len() as u64,
             bytes: state.waiting.values().map(|entry| entry.size).sum(),
-            seconds: age.unwrap_or_default().as_secs(),
+            seconds: age(state.waiting.values().map(|entry| entry.named).min()),
             ..state.lag.clone()
         }
     }
@@ -125,7 +141,7 @@ impl MirrorQueue {
     /// Finds and sends until [`MirrorQueue::stop`]. Failures are told by [`MirrorQueue::lag`] and tried again for ever.
     pub fn run(&self) {
         std::thread::scope(|scope| {
-            for _ in 0..THREADS {
+            for _ in 0..UNDER_WAY {
                 scope.spawn(|| while self.send_next() {});
             }
             self.find();
@@ -145,9 +161,12 @@ impl MirrorQueue {
                     }
                 };
             }
-            match watch.poll() {
-                Ok(found) => self.add(found),
-                Err(error) => self.failed(&error),
+            let mut found = Vec::new();
+            let looked = watch.poll(&mut found);
+            // What was found before it failed is not told again.
+            self.add(found);
+            if let Err(error) = looked {
+                self.failed(&error);
             }
             let mut state = self.state.lock();
             state.looks += 1;
@@ -173,8 +192,8 @@ impl MirrorQueue {
             objects.extend(waiting.filter(|(class, _)| *class != Class::Description));
         }
         let found = objects.into_iter().filter_map(|(_, info)| {
-            let metadata = local.local_file(&info.key).and_then(|path| std::fs::metadata(path).ok())?;
-            Some(Found { info, named: named(&metadata) })
+            let named = named_at(local, &info.key)?;
+            Some(Found { info, named })
         });
         self.add(found.collect());
         let mut state = self.state.lock();
@@ -250,7 +269,7 @@ impl MirrorQueue {
         let waits = self.places().remotes[self.remote].durability == Durability::Mirror;
         let left_to_writer = |entry: &Entry| waits && entry.named.elapsed().is_ok_and(|age| age < LEFT_TO_WRITER);
         let earlier = |root: &Entry| {
-            let before = state.waiting.range(..(Class::Backups, first_key()));
+            let before = state.waiting.iter().take_while(|((class, _), _)| *class < Class::Backups);
             before.filter(|((class, _), _)| *class >= Class::Packs).any(|(_, entry)| entry.named <= root.named)
         };
         state
@@ -267,10 +286,7 @@ impl MirrorQueue {
         if class == Class::Backups {
             // What the watch may have missed, the comparison does not.
             let needed = missing(&places.local, self.remote(), &[Class::Packs, Class::Index])?;
-            let later = |info: &ObjectInfo| {
-                let metadata = places.local.local_file(&info.key).and_then(|path| std::fs::metadata(path).ok());
-                metadata.is_some_and(|metadata| named(&metadata) > entry.named)
-            };
+            let later = |info: &ObjectInfo| named_at(&places.local, &info.key).is_some_and(|named| named > entry.named);
             for (_, info) in needed.objects.iter().filter(|(_, info)| !later(info)) {
                 places.upload_to(&info.key, self.remote())?;
             }
@@ -314,9 +330,4 @@ impl MirrorQueue {
         let failures = u32::try_from(self.state.lock().lag.failures).unwrap_or(u32::MAX).min(16);
         (PAUSES.0 * 2_u32.saturating_pow(failures.saturating_sub(1))).min(PAUSES.1)
     }
-}
-
-/// A key that sorts before every other.
-fn first_key() -> ObjectKey {
-    ObjectKey::new("-").expect("a legal key")
 }

@@ -8,13 +8,13 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::uploads::Uploads;
-use super::{Class, Copying, copy_object, missing};
+use super::{Class, Copying, UNDER_WAY, copy_object, missing};
 use crate::console::{Progress, Show};
 use crate::error::{Error, Result};
 use crate::storage::{LocalStorage, ObjectInfo, ObjectKey, ObjectWriter, Put, Storage};
 
-/// Objects under way at once when a backlog is made up for.
-pub(super) const THREADS: usize = 4;
+/// Longest description: they are a screen of text.
+const MAXIMUM_DESCRIPTION: u64 = 1 << 20;
 
 /// What success means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +88,11 @@ impl MirroredStorage {
         &self.places.remotes
     }
 
+    /// Whether success waits for a mirror.
+    pub fn waits(&self) -> bool {
+        self.places.waits()
+    }
+
     fn uploads(&self) -> &Uploads {
         self.uploads.get_or_init(|| {
             let places = Arc::clone(&self.places);
@@ -114,7 +119,7 @@ impl MirroredStorage {
             }
             // Two hosts may create the same repository or identity: the bucket decides who was first.
             Some(Class::Description) if places.upload(key)? == Put::AlreadyExists && put == Put::Created => {
-                places.local.delete(key)?;
+                places.give_way(key)?;
                 return Ok(Put::AlreadyExists);
             }
             Some(Class::Wal) => drop(places.upload(key)?),
@@ -129,6 +134,13 @@ impl MirroredStorage {
 }
 
 impl Places {
+    /// Takes what the first mirror has under a name in place of what was just written here under it.
+    fn give_way(&self, key: &ObjectKey) -> Result<()> {
+        self.local.delete(key)?;
+        let first = self.remotes.iter().find(|remote| remote.durability == Durability::Mirror);
+        first.map_or(Ok(()), |first| copy_down(&*first.storage, &self.local, key).map(drop))
+    }
+
     /// Whether success waits for a mirror.
     fn waits(&self) -> bool {
         self.remotes.iter().any(|remote| remote.durability == Durability::Mirror)
@@ -181,19 +193,20 @@ impl Places {
 
     /// Uploads everything but roots of backups that is still missing where success waits for it.
     fn catch_up(&self) -> Result<()> {
-        let classes = [Class::Description, Class::Wal, Class::Packs, Class::Index];
         if self.keep == Keep::Nothing {
             for info in self.local.list("")? {
-                if Class::of(&info.key).is_some_and(|class| class != Class::Description && classes.contains(&class)) {
+                if matches!(Class::of(&info.key), Some(Class::Wal | Class::Packs | Class::Index)) {
                     self.upload(&info.key)?;
                 }
             }
             return Ok(());
         }
+        let classes = [Class::Description, Class::Wal, Class::Packs, Class::Index];
         let progress = Progress::start("mirroring", 0, Show::Nothing);
         for remote in self.remotes.iter().filter(|remote| remote.durability == Durability::Mirror) {
             let missing = missing(&self.local, &*remote.storage, &classes)?;
-            Copying { from: &self.local, to: &*remote.storage, threads: THREADS, progress: &progress }.run(&missing)?;
+            Copying { from: &self.local, to: &*remote.storage, threads: UNDER_WAY, progress: &progress }
+                .run(&missing)?;
         }
         Ok(())
     }
@@ -205,6 +218,13 @@ impl Places {
             (here, _) => here,
         }
     }
+}
+
+/// Keeps here what a mirror has under a description's name; gives its bytes.
+fn copy_down(remote: &dyn Storage, local: &LocalStorage, key: &ObjectKey) -> Result<Vec<u8>> {
+    let bytes = remote.get(key, MAXIMUM_DESCRIPTION)?;
+    local.put_if_absent(key, &bytes)?;
+    Ok(bytes)
 }
 
 struct MirroredWriter {
@@ -244,12 +264,11 @@ impl Storage for MirroredStorage {
         let places = &self.places;
         match (places.local.get(key, limit), places.first()) {
             (Err(error), Some(first)) if error.is_not_found() => {
-                let bytes = first.get(key, limit)?;
                 if Class::of(key) == Some(Class::Description) {
                     // Read by every archive-push: from here on without a request. They never change.
-                    places.local.put_if_absent(key, &bytes)?;
+                    return copy_down(first, &places.local, key);
                 }
-                Ok(bytes)
+                first.get(key, limit)
             }
             (here, _) => here,
         }
@@ -403,6 +422,19 @@ mod tests {
         assert_eq!(first.put_if_absent(&key("walkeep.json"), b"1").unwrap(), Put::Created);
         assert_eq!(second.put_if_absent(&key("walkeep.json"), b"2").unwrap(), Put::AlreadyExists);
         assert_eq!(second.get(&key("walkeep.json"), 10).unwrap(), b"1");
+    }
+
+    #[test]
+    fn the_second_host_of_a_cluster_takes_the_first_one_s_word() {
+        let remote = MemoryStorage::new();
+        let (_one, first) = storage(remote.clone(), Durability::Mirror, Keep::Everything);
+        let (_two, second) = storage(remote, Durability::Mirror, Keep::Everything);
+        let identity = key("clusters/a/identity/0001");
+        assert_eq!(first.put_if_absent(&identity, b"first").unwrap(), Put::Created);
+        assert_eq!(second.put_if_absent(&identity, b"second").unwrap(), Put::AlreadyExists);
+        // A directory that keeps everything must have it too: whoever registers looks there before trying again.
+        assert_eq!(second.list_at_hand("clusters/a/identity/").unwrap().len(), 1);
+        assert_eq!(second.places.local.get(&identity, 10).unwrap(), b"first");
     }
 
     #[test]

@@ -7,14 +7,13 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::check::check;
-use super::copy::for_each;
+use super::check::{check, cluster_of};
 use super::needs::Lacking;
 use super::{Class, CopyReport, Missing, copy_object};
 use crate::console::{Progress, chain};
 use crate::error::{Error, ErrorKind, Result};
+use crate::parallel::for_each;
 use crate::repository::Repository;
-use crate::repository::layout::ClusterLayout;
 use crate::storage::{ObjectInfo, ObjectKey, Storage};
 use crate::verify::Damage;
 use crate::wal::MAXIMUM_WAL_FILE;
@@ -163,7 +162,7 @@ impl Syncing<'_> {
     }
 
     fn needs(&self, lacking: &Lacking, root: &ObjectKey) -> Result<()> {
-        let cluster = ClusterLayout::new(root.as_str().split('/').nth(1).unwrap_or_default())?;
+        let cluster = cluster_of(root)?;
         match self.repository.backup(&cluster, &root.name().parse()?) {
             Ok(manifest) => lacking.check(&manifest),
             // Said when it is copied.

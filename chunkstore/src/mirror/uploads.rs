@@ -6,13 +6,12 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
+use super::UNDER_WAY;
 use crate::error::{Error, Result};
 use crate::storage::ObjectKey;
 
 /// Objects that may wait: with those in the making they bound the disk space that a spool takes.
 const WAITING: usize = 8;
-/// Objects under way at once.
-const THREADS: usize = 4;
 
 #[derive(Default)]
 struct State {
@@ -36,7 +35,7 @@ impl Uploads {
     pub(super) fn start(upload: impl Fn(&ObjectKey) -> Result<()> + Send + Sync + 'static) -> Self {
         let (sender, receiver) = bounded::<ObjectKey>(WAITING);
         let (shared, upload): (Shared, _) = (Arc::default(), Arc::new(upload));
-        let threads = (0..THREADS).map(|_| {
+        let threads = (0..UNDER_WAY).map(|_| {
             let (receiver, shared, upload) = (receiver.clone(), Arc::clone(&shared), Arc::clone(&upload));
             std::thread::spawn(move || {
                 for key in receiver {

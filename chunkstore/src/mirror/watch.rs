@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, Result};
-use crate::storage::{ObjectInfo, ObjectKey};
+use crate::storage::{LocalStorage, ObjectInfo, ObjectKey, Storage};
 
 /// A directory changed so shortly before it was read may change again under the same time stamp.
 const CLOCK_TICK: Duration = Duration::from_secs(2);
@@ -42,11 +42,9 @@ impl Watch {
         Self { root, start, directories: HashMap::new() }
     }
 
-    /// New files; some of them more than once.
-    pub(super) fn poll(&mut self) -> Result<Vec<Found>> {
-        let mut found = Vec::new();
-        self.visit(String::new(), &mut found)?;
-        Ok(found)
+    /// Adds new files; some of them more than once. What was added before a failure counts: it may not come again.
+    pub(super) fn poll(&mut self, found: &mut Vec<Found>) -> Result<()> {
+        self.visit(String::new(), found)
     }
 
     fn visit(&mut self, directory: String, found: &mut Vec<Found>) -> Result<()> {
@@ -98,8 +96,13 @@ impl Watch {
     }
 }
 
+/// When an object got its name, if it is there.
+pub(super) fn named_at(local: &LocalStorage, key: &ObjectKey) -> Option<SystemTime> {
+    fs::metadata(local.local_file(key)?).ok().map(|metadata| named(&metadata))
+}
+
 /// When a file got its name: renaming sets the time of its inode's last change.
-pub(super) fn named(metadata: &fs::Metadata) -> SystemTime {
+fn named(metadata: &fs::Metadata) -> SystemTime {
     let seconds = u64::try_from(metadata.ctime()).unwrap_or(0);
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
@@ -109,7 +112,9 @@ mod tests {
     use super::*;
 
     fn keys(watch: &mut Watch) -> Vec<String> {
-        let mut keys: Vec<String> = watch.poll().unwrap().into_iter().map(|found| found.info.key.to_string()).collect();
+        let mut found = Vec::new();
+        watch.poll(&mut found).unwrap();
+        let mut keys: Vec<String> = found.into_iter().map(|found| found.info.key.to_string()).collect();
         keys.sort();
         keys
     }

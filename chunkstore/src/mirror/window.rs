@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use super::storage::Places;
-use super::watch::named;
+use super::watch::named_at;
 use super::{Class, Keep, MirroredStorage};
 use crate::error::Result;
 use crate::repository::layout::{CLUSTERS, PACKS};
@@ -38,8 +38,7 @@ impl MirroredStorage {
 impl Places {
     fn older(&self, prefix: &str, class: Class, window: Duration, now: SystemTime) -> Result<Vec<ObjectInfo>> {
         let is_old = |info: &ObjectInfo| {
-            let metadata = self.local.local_file(&info.key).and_then(|path| std::fs::metadata(path).ok());
-            let age = metadata.and_then(|metadata| now.duration_since(named(&metadata)).ok());
+            let age = named_at(&self.local, &info.key).and_then(|named| now.duration_since(named).ok());
             age.is_some_and(|age| age > window)
         };
         let listed = self.local.list(prefix)?.into_iter();

@@ -16,8 +16,8 @@ use super::Repository;
 use super::layout::ClusterLayout;
 use crate::container::{Compressor, Container, ContainerKind, ContainerWriter};
 use crate::error::{Error, Result};
-use crate::extract::side_by_side;
 use crate::node::NodeRef;
+use crate::parallel::side_by_side;
 use crate::storage::{ObjectKey, Put};
 
 /// Largest root this build reads: roots stay far smaller, lists of files are nodes.

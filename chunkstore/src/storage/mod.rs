@@ -14,7 +14,7 @@ pub use faulty::{Fault, FaultyStorage};
 pub use key::ObjectKey;
 pub use local::LocalStorage;
 pub use memory::MemoryStorage;
-pub use place::{BucketUrl, Place, S3Options};
+pub use place::{BucketUrl, Place, S3Options, open_directory};
 pub use s3::{ConditionalWrites, RequestCounts, S3Storage, TransferLimits};
 
 use std::fmt;

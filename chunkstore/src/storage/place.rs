@@ -1,11 +1,9 @@
 //! Where a repository is, as people write it: a directory, or `s3://bucket/prefix`.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-
-use serde::{Deserialize, Serialize};
 
 use super::s3::S3Storage;
 use super::{LocalStorage, Storage};
@@ -74,8 +72,7 @@ impl fmt::Display for BucketUrl {
 }
 
 /// How to talk to a bucket. What is not set comes from AWS's own environment variables and profile.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct S3Options {
     /// Base URL of the service, `https://host:port`; default: AWS.
     pub endpoint: Option<String>,
@@ -108,15 +105,18 @@ impl Place {
     /// Opens what is there. For a bucket no request is made.
     pub fn open(&self, options: &S3Options) -> Result<Arc<dyn Storage>> {
         match self {
-            Self::Directory(path) => match LocalStorage::open(path) {
-                Err(error) if error.is_not_found() => {
-                    Err(Error::not_found(format_args!("repository '{}'", path.display())))
-                }
-                other => Ok(Arc::new(other?)),
-            },
+            Self::Directory(path) => Ok(Arc::new(open_directory(path)?)),
             Self::Bucket(url) => Ok(Arc::new(S3Storage::open(url, options)?)),
         }
     }
+}
+
+/// Opens the directory of a repository; one that is missing is said to be that.
+pub fn open_directory(path: &Path) -> Result<LocalStorage> {
+    LocalStorage::open(path).map_err(|error| match error {
+        error if error.is_not_found() => Error::not_found(format_args!("repository '{}'", path.display())),
+        other => other,
+    })
 }
 
 #[cfg(test)]

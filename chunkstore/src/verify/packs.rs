@@ -1,13 +1,13 @@
 //! Packs by themselves.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Findings, PackList, VerifyOptions, in_sample};
 use crate::container::Decompressor;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::PackId;
 use crate::index::{PackKind, read_pack_table};
+use crate::parallel::for_each;
 use crate::repository::Repository;
 
 /// Bytes read at a time for the hash of a whole pack.
@@ -24,20 +24,12 @@ pub(super) fn check(
     let list: Vec<(PackKind, PackId, u64)> =
         checked.iter().filter_map(|pack| Some((pack.0, pack.1, *packs.get(pack)?))).collect();
     findings.report.lock().packs = list.len() as u64;
-    let next = AtomicUsize::new(0);
-    let work = || -> Result<()> {
-        while let Some((kind, id, size)) = list.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let whole = in_sample(id.as_bytes(), options.sample);
-            if let Err(error) = check_pack(repository, (*kind, *id), *size, whole, findings) {
-                findings.take(kind.key(*id)?, error)?;
-            }
+    for_each(&list, options.jobs, |(kind, id, size)| {
+        let whole = in_sample(id.as_bytes(), options.sample);
+        match check_pack(repository, (*kind, *id), *size, whole, findings) {
+            Err(error) => findings.take(kind.key(*id)?, error),
+            Ok(()) => Ok(()),
         }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..options.jobs.max(1)).map(|_| scope.spawn(work)).collect();
-        let died = || Err(Error::Invalid("a verify thread died".to_owned()));
-        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| died()))
     })
 }
 

@@ -1,13 +1,13 @@
 //! The WAL archive: every file decodes, every segment says what its name says, and backups have theirs without a gap.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use walkeep_proto::segment::{WalFileName, WalSegment, WalSegmentSize};
 use walkeep_proto::timeline::TimelineHistory;
 
 use super::{Findings, VerifyOptions, in_sample};
 use crate::error::{Error, Result};
+use crate::parallel::for_each;
 use crate::repository::layout::ClusterLayout;
 use crate::repository::{BackupManifest, Repository};
 use crate::wal::{WalArchive, WalInventory};
@@ -95,19 +95,9 @@ fn check_segments(
     findings: &Findings<'_>,
 ) -> Result<()> {
     findings.report.lock().segments = segments.len() as u64;
-    let next = AtomicUsize::new(0);
-    let work = || -> Result<()> {
-        while let Some(segment) = segments.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let Err(error) = check_segment(archive, *segment, size, options, findings) {
-                findings.take(format_args!("WAL segment {}", segment.file_name(size)), error)?;
-            }
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..options.jobs.max(1)).map(|_| scope.spawn(work)).collect();
-        let died = || Err(Error::Invalid("a verify thread died".to_owned()));
-        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| died()))
+    for_each(segments, options.jobs, |segment| {
+        let checked = check_segment(archive, *segment, size, options, findings);
+        checked.or_else(|error| findings.take(format_args!("WAL segment {}", segment.file_name(size)), error))
     })
 }
 

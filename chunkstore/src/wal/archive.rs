@@ -130,7 +130,8 @@ impl WalArchive {
         Ok(StoredFile::among(self.repository.storage().list_at_hand(&self.layout.wal_file(file))?, file))
     }
 
-    const fn kind(file: &WalFileName) -> ContainerKind {
+    /// What kind of object a file becomes.
+    pub(crate) const fn kind(file: &WalFileName) -> ContainerKind {
         match file {
             WalFileName::Segment(_) => ContainerKind::WalSegment,
             _ => ContainerKind::WalFile,

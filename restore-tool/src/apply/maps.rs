@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use walkeep_chunkstore::Error;
-use walkeep_chunkstore::extract::side_by_side;
 use walkeep_chunkstore::node::{Body, ByteMap, FileContent, FileEntry, NodeRef, NodeStore, PageMap};
+use walkeep_chunkstore::parallel::side_by_side;
 
 /// Maps that are read at once: 2 GiB of files, some 20 MiB in memory at worst.
 const WINDOW: usize = 128;

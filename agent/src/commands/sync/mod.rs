@@ -16,6 +16,7 @@ use walkeep_chunkstore::storage::RequestCounts;
 
 use crate::cli::{Cli, SyncArgs};
 use crate::config::Config;
+use crate::rates::Rates;
 use places::{Source, Target};
 
 /// Requests by bucket.
@@ -41,6 +42,8 @@ pub fn run(cli: &Cli, args: &SyncArgs) -> Result<Exit> {
     let source = Source::open(&config, args)?;
     let repository = Arc::new(Repository::open(Arc::clone(&source.storage))?);
     let target = Target::open(&config, args, &source, repository.config())?;
+    let buckets = source.buckets().into_iter().chain(target.bucket()).collect();
+    Rates::new(buckets, &config.limits).follow_signals(cli.config.clone())?;
     let missing = missing(&*source.storage, &*target.storage, &Class::ALL)?;
     let show = if cli.quiet || cli.json { Show::Nothing } else { Show::Progress };
     let progress = Progress::start("sync", missing.bytes(), show);

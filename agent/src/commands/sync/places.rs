@@ -8,9 +8,7 @@ use anyhow::Result;
 use walkeep_chunkstore::Error;
 use walkeep_chunkstore::mirror::join;
 use walkeep_chunkstore::repository::{RepositoryConfig, layout};
-use walkeep_chunkstore::storage::{
-    BucketUrl, ConditionalWrites, LocalStorage, MemoryStorage, Place, RequestCounts, S3Options, S3Storage, Storage,
-};
+use walkeep_chunkstore::storage::{LocalStorage, MemoryStorage, Place, RequestCounts, S3Options, S3Storage, Storage};
 
 use crate::cli::{FromS3Args, S3Args, SyncArgs};
 use crate::config::Config;
@@ -47,11 +45,20 @@ impl Source {
         let (storage, kind): (Arc<dyn Storage>, Kind) = match &place {
             Place::Directory(_) => (place.open(&options)?, Kind::Directory),
             Place::Bucket(url) => {
-                let bucket = bucket(config, url, &options)?;
+                let bucket = Arc::new(S3Storage::open(url, &options)?);
                 (bucket.clone(), Kind::Bucket(bucket))
             }
         };
         Ok(Self { place, storage, endpoint: options.endpoint, kind })
+    }
+
+    /// The buckets among its places.
+    pub fn buckets(&self) -> Vec<Arc<S3Storage>> {
+        match &self.kind {
+            Kind::Configured(storages) => storages.drivers(),
+            Kind::Directory => Vec::new(),
+            Kind::Bucket(bucket) => vec![Arc::clone(bucket)],
+        }
     }
 
     /// Requests made so far, bucket by bucket.
@@ -85,7 +92,7 @@ impl Target {
         let (storage, bucket): (Arc<dyn Storage>, _) = match &place {
             Place::Directory(path) => (directory(path, args.dry_run)?, None),
             Place::Bucket(url) => {
-                let bucket = bucket(config, url, &options)?;
+                let bucket = Arc::new(S3Storage::open(url, &options)?);
                 if !args.dry_run {
                     prepare(&bucket, args.create_bucket)?;
                 }
@@ -97,6 +104,11 @@ impl Target {
             join(repository, &*storage)?;
         }
         Ok(Self { place, storage, bucket })
+    }
+
+    /// The bucket, if it is one.
+    pub fn bucket(&self) -> Option<Arc<S3Storage>> {
+        self.bucket.clone()
     }
 
     /// Requests made so far.
@@ -115,22 +127,13 @@ fn directory(path: &Path, dry_run: bool) -> Result<Arc<dyn Storage>> {
     }
 }
 
-fn bucket(config: &Config, url: &BucketUrl, options: &S3Options) -> Result<Arc<S3Storage>> {
-    let bucket = S3Storage::open(url, options)?;
-    bucket.limits().set_upload_rate(config.limits.upload_rate.map(|rate| rate.bytes()));
-    bucket.limits().set_read_rate(config.limits.read_rate.map(|rate| rate.bytes()));
-    Ok(Arc::new(bucket))
-}
-
 /// Creates the bucket if that was asked for, and finds out whether it can refuse to overwrite.
 fn prepare(bucket: &S3Storage, create: bool) -> Result<()> {
     if create {
         bucket.create_bucket()?;
     }
     bucket.check()?;
-    let found = bucket.probe_conditional_writes()?;
-    bucket.set_conditional_writes(found == ConditionalWrites::Proven);
-    Ok(())
+    repository::prove_conditional_writes(bucket).map(drop)
 }
 
 /// What the configuration says about a bucket that it names.

@@ -22,6 +22,11 @@ use rustix::process::Signal;
 
 use crate::cluster::{Cluster, kill_tree, send};
 
+/// SIGHUP: a program reads its configuration again.
+pub fn hang_up(child: &Child) {
+    send(child.id(), Signal::HUP);
+}
+
 /// Flips one bit at `offset`.
 #[track_caller]
 pub fn flip_bit(path: &Path, offset: u64) {

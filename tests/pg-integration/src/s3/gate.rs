@@ -28,7 +28,7 @@ pub(super) enum Mode {
 /// The socket is bound and never listens: connecting to it is refused, and with SO_REUSEADDR a server can listen there.
 #[derive(Debug)]
 pub(super) struct Port {
-    _placeholder: TcpSocket,
+    _held: TcpSocket,
     address: SocketAddr,
 }
 
@@ -36,7 +36,7 @@ impl Port {
     pub(super) fn reserve() -> Self {
         let socket = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a port of the loopback interface");
         let address = socket.local_addr().expect("a bound socket has an address");
-        Self { _placeholder: socket, address }
+        Self { _held: socket, address }
     }
 
     pub(super) const fn address(&self) -> SocketAddr {

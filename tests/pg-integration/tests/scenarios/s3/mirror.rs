@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
+use walkeep_pg_integration::faults::{ObjectKind, objects};
 use walkeep_pg_integration::s3::{Kind, S3Server};
 use walkeep_pg_integration::wait::SOON;
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_run};
@@ -149,13 +150,7 @@ fn two_mirrors_and_a_short_local_window(major: MajorVersion) {
     assert!(agent.stop().success());
     // A new agent begins by making room.
     let agent = walkeep.agent();
-    let packs = || {
-        walkeep_pg_integration::faults::objects(
-            walkeep.repository_dir(),
-            walkeep_pg_integration::faults::ObjectKind::Packs,
-        )
-        .len()
-    };
+    let packs = || objects(walkeep.repository_dir(), ObjectKind::Packs).len();
     wait_until("old packs to leave", Duration::from_secs(60), || packs() == 0);
     // What left is still compared with, and still part of what can be restored.
     pgbench_run(&cluster, 100, Seed::fixed(5));
