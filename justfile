@@ -32,6 +32,10 @@ bench *arguments:
 quickstart *arguments:
     scripts/quickstart {{arguments}}
 
+# Hostile bytes for the decoders, each target for so long
+fuzz seconds="600":
+    scripts/fuzz --seconds {{seconds}}
+
 # Formats everything
 fmt:
     cargo fmt --all

@@ -5,7 +5,7 @@
 //!
 //! Reading order: [`lsn`] → [`timeline`] → [`segment`] → [`version`] → [`identity`] → [`page`] →
 //! [`control_file`] → [`relation_file`] → [`data_directory`] → [`backup_label`] →
-//! [`tablespace_map`] → [`backup_manifest`].
+//! [`tablespace_map`] → [`backup_manifest`] → [`wal`] → [`replication`].
 
 pub mod backup_label;
 pub mod backup_manifest;
@@ -15,6 +15,7 @@ pub mod identity;
 pub mod lsn;
 pub mod page;
 pub mod relation_file;
+pub mod replication;
 pub mod segment;
 pub mod tablespace_map;
 pub mod timeline;

@@ -1,12 +1,11 @@
 //! One SQL session, used from synchronous code.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-
 use anyhow::{Context, Result};
+use parking_lot::Mutex;
 use tokio::runtime::Runtime;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+use super::connection::{Connection, Purpose, Rows, server_error};
+use super::conninfo::Conninfo;
 
 /// A statement failed.
 #[derive(Debug, thiserror::Error)]
@@ -18,65 +17,30 @@ pub struct SqlError {
     pub code: Option<String>,
 }
 
-impl From<tokio_postgres::Error> for SqlError {
-    fn from(error: tokio_postgres::Error) -> Self {
-        match error.as_db_error() {
-            Some(db) => {
-                let detail = db.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
-                let code = db.code().code().to_owned();
-                Self { message: format!("{}{detail} [{code}]", db.message()), code: Some(code) }
-            }
-            None => {
-                // The library's own text is only a headline; the reason is behind it.
-                let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
-                Self { message: format!("{error}{source}"), code: None }
-            }
-        }
+impl From<anyhow::Error> for SqlError {
+    fn from(error: anyhow::Error) -> Self {
+        let code = server_error(&error).map(|server| server.code().as_str().to_owned());
+        Self { message: format!("{error:#}"), code }
     }
 }
 
-/// A connection that stays open, watched by a thread of its own.
+/// A connection that stays open.
 ///
 /// Every statement uses the simple query protocol: it works through whatever stands between, and returns text.
 pub struct Session {
     runtime: Runtime,
-    client: Client,
-    lost: Arc<AtomicBool>,
+    connection: Mutex<Connection>,
 }
 
 impl Session {
     /// Connects, and turns off every timeout that could end a long backup's session.
     pub fn connect(conninfo: &str) -> Result<Self> {
-        let mut config: tokio_postgres::Config =
-            conninfo.parse().context("unable to understand the connection string")?;
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(Duration::from_secs(10));
-        }
-        if config.get_application_name().is_none() {
-            config.application_name("walkeep");
-        }
-        if config.get_password().is_none()
-            && let Ok(password) = std::env::var("PGPASSWORD")
-        {
-            config.password(password);
-        }
-        config.keepalives_idle(Duration::from_secs(30));
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("sql")
-            .enable_all()
-            .build()
-            .context("unable to start the SQL thread")?;
-        let lost = Arc::new(AtomicBool::new(false));
-        let (client, connection) = runtime.block_on(config.connect(NoTls)).map_err(SqlError::from)?;
-        let flag = Arc::clone(&lost);
-        runtime.spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!("connection ended: {error}");
-            }
-            flag.store(true, Ordering::SeqCst);
-        });
-        let session = Self { runtime, client, lost };
+        let mut conninfo = Conninfo::resolve(conninfo).context("unable to understand the connection string")?;
+        conninfo.application_name.get_or_insert_with(|| "walkeep".to_owned());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.context("unable to start a SQL session")?;
+        let connection = runtime.block_on(Connection::connect(&conninfo, Purpose::Sql)).map_err(SqlError::from)?;
+        let session = Self { runtime, connection: Mutex::new(connection) };
         session.prepare()?;
         Ok(session)
     }
@@ -98,24 +62,21 @@ impl Session {
         if known == "1" { self.execute("SET idle_session_timeout = 0") } else { Ok(()) }
     }
 
+    fn query(&self, sql: &str) -> Result<Vec<Rows>> {
+        let mut connection = self.connection.lock();
+        Ok(self.runtime.block_on(connection.query(sql)).map_err(SqlError::from)?)
+    }
+
     /// Runs a statement for its effect.
     pub fn execute(&self, sql: &str) -> Result<()> {
-        self.runtime.block_on(self.client.batch_execute(sql)).map_err(SqlError::from)?;
-        Ok(())
+        self.query(sql).map(drop)
     }
 
     /// The rows of a query as text; NULL is `None`.
     pub fn rows(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
-        let messages = self.runtime.block_on(self.client.simple_query(sql)).map_err(SqlError::from)?;
-        let texts =
-            |row: &tokio_postgres::SimpleQueryRow| (0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect();
-        Ok(messages
-            .iter()
-            .filter_map(|message| match message {
-                SimpleQueryMessage::Row(row) => Some(texts(row)),
-                _ => None,
-            })
-            .collect())
+        let text = |value: Option<bytes::Bytes>| value.map(|value| String::from_utf8_lossy(&value).into_owned());
+        let rows = self.query(sql)?.into_iter().flat_map(|result| result.rows);
+        Ok(rows.map(|row| row.into_iter().map(text).collect()).collect())
     }
 
     /// The one row of a query, NULLs as empty text.
@@ -132,6 +93,7 @@ impl Session {
 
     /// Whether the server or the network has ended the session.
     pub fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::SeqCst)
+        let mut connection = self.connection.lock();
+        self.runtime.block_on(connection.is_lost())
     }
 }
