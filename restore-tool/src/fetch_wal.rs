@@ -3,6 +3,9 @@
 //! PostgreSQL takes an exit code of 1 to 125 for "the archive has no such file" and ends recovery there. So 1 is said only
 //! when the archive certainly has no such file; whatever cannot be told ends with [`CANNOT_TELL`], which makes PostgreSQL
 //! give up instead of promoting a shorter history. A standby asks again, and would be killed by that: it gets 1.
+//!
+//! Of a segment that was still being written when the server was lost there is a tail. It is delivered under the segment's
+//! name with zeros behind it, as the segment itself looks while it is being written: recovery ends at its last whole record.
 
 use std::fs::File;
 use std::io::Write;
@@ -15,7 +18,7 @@ use walkeep_chunkstore::repository::Repository;
 use walkeep_chunkstore::repository::layout::ClusterLayout;
 use walkeep_chunkstore::wal::WalArchive;
 use walkeep_chunkstore::{Error, ErrorKind};
-use walkeep_proto::segment::WalFileName;
+use walkeep_proto::segment::{SegmentFileName, WalFileName};
 use walkeep_proto::wal::SegmentHeader;
 
 /// The file was delivered.
@@ -75,7 +78,7 @@ fn deliver(repository: &Arc<Repository>, request: &Request<'_>) -> Result<bool> 
     };
     let layout = ClusterLayout::new(&cluster)?;
     let archive = WalArchive::new(Arc::clone(repository), layout.clone());
-    let Some(bytes) = archive.fetch(&file)? else {
+    let Some(bytes) = archive.fetch_or_tail(&file)? else {
         // An archive that is not there at all has no file either, but that proves nothing.
         if repository.storage().list(&layout.identities())?.is_empty() {
             let cluster = format!("cluster '{cluster}' in repository '{}'", repository.location());
@@ -83,8 +86,8 @@ fn deliver(repository: &Arc<Repository>, request: &Request<'_>) -> Result<bool> 
         }
         return Ok(false);
     };
-    if let WalFileName::Segment(_) = file {
-        check_length(&bytes)?;
+    if let WalFileName::Segment(name) = file {
+        check_segment(name, &bytes)?;
     }
     put(request.path, &bytes)?;
     Ok(true)
@@ -98,14 +101,17 @@ fn only_cluster(repository: &Repository) -> Result<String> {
     }
 }
 
-fn check_length(bytes: &[u8]) -> Result<()> {
+/// Whether the first page is that of this segment, and as many bytes are there as it says.
+fn check_segment(name: SegmentFileName, bytes: &[u8]) -> Result<()> {
     let header = SegmentHeader::parse(bytes)?;
     let expected = header.segment_size.bytes() as usize;
-    if bytes.len() == expected {
-        return Ok(());
+    if bytes.len() != expected {
+        let problem = format!("{} bytes long, its header says {expected}", bytes.len());
+        return Err(Error::damaged("the archived segment", problem).into());
     }
-    let problem = format!("{} bytes long, its header says {expected}", bytes.len());
-    Err(Error::damaged("the archived segment", problem).into())
+    let segment = name.segment(header.segment_size);
+    let segment = segment.with_context(|| format!("no segment of {expected} bytes has that name"))?;
+    Ok(header.check_name(segment)?)
 }
 
 /// Gives the file its name only when it is whole.

@@ -10,7 +10,7 @@ mod text;
 mod walk;
 mod windows;
 
-pub use route::{Route, Run, RunEnd};
+pub use route::{Route, Run, RunEnd, TailProblem};
 pub use source::{ArchivedWal, WalSource};
 pub use walk::{Span, TimedRecord, TimedRecordKind, WalkEnd};
 pub use windows::{BranchWindows, Parent, UnusableBackup, Usable, Window, Windows, describe_end, pg_time};
@@ -119,7 +119,7 @@ impl Catalogue {
         let mut listed = BTreeSet::new();
         for inventory in self.inventories.values() {
             listed.extend(&inventory.histories);
-            timelines.extend(inventory.segments.keys().map(|segment| segment.timeline));
+            timelines.extend(inventory.segments.keys().chain(inventory.tails.keys()).map(|segment| segment.timeline));
         }
         timelines.extend(&listed);
         let timelines: Vec<TimelineId> = timelines.into_iter().collect();
@@ -189,7 +189,8 @@ impl Catalogue {
         let Some(left) = last_left else { return true };
         self.inventories.iter().any(|(size, inventory)| {
             let last = inventory.segments.keys().rev().find(|segment| segment.timeline == timeline);
-            last.is_some_and(|last| last.number >= size.segment_at(left))
+            let mut tails = inventory.tails.iter().filter(|(segment, _)| segment.timeline == timeline);
+            last.is_some_and(|last| last.number >= size.segment_at(left)) || tails.any(|(_, tail)| tail.end > left)
         })
     }
 

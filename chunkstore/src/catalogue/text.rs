@@ -32,6 +32,9 @@ impl fmt::Display for BranchWindows {
         for window in &self.windows {
             writeln!(f, "  from {} ({})", window.from, window.from_lsn)?;
             writeln!(f, "    to {} ({}), the last transaction", window.to, window.to_lsn)?;
+            if let Some(tail) = &window.tail {
+                writeln!(f, "       the end is in a tail of WAL segment {tail}")?;
+            }
             let backups: Vec<String> = window.backups.iter().map(ToString::to_string).collect();
             writeln!(f, "       backups {}", backups.join(", "))?;
             if let Some(gap) = &window.gap {

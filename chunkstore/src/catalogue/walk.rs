@@ -322,7 +322,8 @@ impl Walker<'_> {
     }
 
     fn decoder(&self, scan: &SegmentScan, number: SegmentNumber, start: Lsn) -> Result<WalDecoder> {
-        let highest = self.route.segment(number).timeline;
+        let highest =
+            self.route.piece(number).map_or_else(|| self.route.segment(number), |(segment, _)| segment).timeline;
         WalDecoder::new(scan.format(), highest, start).map_err(|e| self.damaged(number, e))
     }
 

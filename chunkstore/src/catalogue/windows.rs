@@ -8,13 +8,14 @@ use walkeep_proto::lsn::Lsn;
 use walkeep_proto::timeline::TimelineId;
 use walkeep_proto::wal::PgTimestamp;
 
-use super::route::{Route, Run, RunEnd};
+use super::route::{Route, Run, RunEnd, TailProblem};
 use super::source::WalSource;
 use super::walk::time_as_text;
 use super::{Ancestry, Catalogue};
 use crate::error::Result;
 use crate::parallel::side_by_side;
 use crate::repository::{BackupId, BackupManifest};
+use crate::wal::Held;
 
 /// Bytes of the segments that are looked into at once; stored, each takes up to as much again.
 const SEGMENTS_IN_MEMORY: u64 = 64 << 20;
@@ -67,6 +68,8 @@ pub struct Window {
     pub to: PgTimestamp,
     /// Where the unbroken WAL ends.
     pub to_lsn: Lsn,
+    /// The segment of which only a tail is there, if that is where the WAL ends.
+    pub tail: Option<String>,
     /// What ends it, if not that nothing newer has been archived.
     pub gap: Option<String>,
     /// Its backups, oldest first.
@@ -140,6 +143,7 @@ impl Catalogue {
                 from_lsn: backup.stop_lsn,
                 to: last.map_or(from, |last| last.time.max(from)),
                 to_lsn: run.end.max(backup.stop_lsn),
+                tail: run.tail.map(|segment| segment.file_name(route.size)),
                 gap: describe_end(&route, run.ends_by),
                 backups: vec![backup.id.clone()],
             };
@@ -173,8 +177,14 @@ impl Route<'_> {
             return Ok(Err(format!("WAL segment {} is not in the archive", missing.file_name(self.size))));
         }
         let Some(run) = self.run_from(backup.start_lsn)? else {
-            let name = self.file_name(self.size.segment_at(backup.start_lsn));
-            return Ok(Err(format!("WAL segment {name} is of another cluster")));
+            let first = self.size.segment_at(backup.start_lsn);
+            let name = self.file_name(first);
+            return Ok(Err(match self.piece(first) {
+                Some((_, Held::Tail(_))) => {
+                    format!("there is only a tail of WAL segment {name}, in which nothing of this cluster can be read")
+                }
+                _ => format!("WAL segment {name} is of another cluster"),
+            }));
         };
         if run.end < backup.stop_lsn {
             return Ok(Err(format!(
@@ -198,10 +208,20 @@ pub fn describe_end(route: &Route<'_>, end: RunEnd) -> Option<String> {
     match end {
         RunEnd::Newest => None,
         RunEnd::Gap { missing, resumes } => {
-            Some(format!("WAL segment {} is missing, WAL goes on with {}", name(missing), name(resumes)))
+            let lacks =
+                if matches!(route.piece(missing.number), Some((_, Held::Tail(_)))) { "only a tail" } else { "missing" };
+            Some(format!("WAL segment {} is {lacks}, WAL goes on with {}", name(missing), name(resumes)))
         }
         RunEnd::Disputed(segment) => Some(format!("the archive holds two contents of WAL segment {}", name(segment))),
         RunEnd::OtherCluster(segment) => Some(format!("WAL segment {} is of another cluster", name(segment))),
         RunEnd::Broken(segment) => Some(format!("records stop before the end of WAL segment {}", name(segment))),
+        RunEnd::Tail(segment, problem) => {
+            let problem = match problem {
+                TailProblem::Damaged => "is damaged",
+                TailProblem::Disputed => "is there with two contents",
+                TailProblem::Broken => "does not continue the WAL before it, or breaks off inside",
+            };
+            Some(format!("the tail of WAL segment {} {problem}", name(segment)))
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::container::{Container, ContainerKind, Decompressor, FRAME_HEADER, HEA
 use crate::error::{Error, Result};
 use crate::repository::layout::{self, ClusterLayout, WalObjectName, hash16};
 use crate::repository::{BackupId, ClusterIdentity, Repository};
-use crate::storage::{MemoryStorage, ObjectKey, Storage};
+use crate::storage::{MemoryStorage, ObjectInfo, ObjectKey, Storage};
 use crate::wal::WalArchive;
 
 /// Checks the bytes of an object of `repository`: WAL down to its content's hash, roots and identities down to their fields.
@@ -39,6 +39,7 @@ pub(super) fn cluster_of(key: &ObjectKey) -> Result<ClusterLayout> {
 fn check_wal(repository: &Arc<Repository>, key: &ObjectKey, bytes: &[u8]) -> Result<()> {
     let file = match WalObjectName::parse(key.name()) {
         Some(WalObjectName::File(file, _) | WalObjectName::Conflict(file)) => file,
+        Some(WalObjectName::Tail { .. }) => return check_tail(repository, key, bytes),
         None => return Ok(()),
     };
     let hash = key.name().rsplit('-').next().unwrap_or_default();
@@ -58,6 +59,18 @@ fn check_wal(repository: &Arc<Repository>, key: &ObjectKey, bytes: &[u8]) -> Res
         Ok(())
     } else {
         Err(Error::damaged(key, format_args!("its content has hash {found}, its name says {hash}")))
+    }
+}
+
+fn check_tail(repository: &Arc<Repository>, key: &ObjectKey, bytes: &[u8]) -> Result<()> {
+    let cluster = cluster_of(key)?;
+    let alone = alone(repository, key, bytes)?;
+    check_frames(&alone, key, bytes, ContainerKind::WalTail)?;
+    let info = ObjectInfo { key: key.clone(), size: bytes.len() as u64 };
+    match WalArchive::new(alone, cluster.clone()).check_tail(&info) {
+        // Parts of it lie in other objects.
+        Err(error) if error.is_not_found() => WalArchive::new(Arc::clone(repository), cluster).check_tail(&info),
+        other => other,
     }
 }
 

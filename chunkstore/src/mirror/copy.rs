@@ -6,7 +6,7 @@ use super::Class;
 use crate::console::Progress;
 use crate::error::{Error, Result};
 use crate::parallel::for_each;
-use crate::repository::layout::{CLUSTERS, CONFIG, INDEX, NODES, PACKS, hash16};
+use crate::repository::layout::{CLUSTERS, CONFIG, INDEX, NODES, PACKS, WalObjectName, hash16};
 use crate::storage::{ObjectInfo, ObjectKey, Put, Storage};
 
 /// Bytes read at a time.
@@ -109,14 +109,30 @@ impl Copying<'_> {
 
     fn copy_class(&self, objects: &[(Class, ObjectInfo)], report: &Mutex<CopyReport>) -> Result<()> {
         for_each(objects, self.threads, |(_, info)| {
-            copy_object(self.from, self.to, info)?;
+            let copied = unless_dropped(self.from, &info.key, copy_object(self.from, self.to, info))?;
             self.progress.add(info.size);
+            if copied.is_none() {
+                return Ok(());
+            }
             let mut report = report.lock();
             report.objects += 1;
             report.bytes += info.size;
             Ok(())
         })
     }
+}
+
+/// What became of an object that was to be read from `from`; `None` if it is a tail that was dropped meanwhile. Tails are
+/// the only objects that go at any time: what supersedes them is there.
+pub(super) fn unless_dropped<T>(from: &dyn Storage, key: &ObjectKey, outcome: Result<T>) -> Result<Option<T>> {
+    match outcome {
+        Err(error) if error.is_not_found() && is_tail(key) && from.size(key)?.is_none() => Ok(None),
+        outcome => outcome.map(Some),
+    }
+}
+
+pub(super) fn is_tail(key: &ObjectKey) -> bool {
+    Class::of(key) == Some(Class::Wal) && matches!(WalObjectName::parse(key.name()), Some(WalObjectName::Tail { .. }))
 }
 
 /// Copies one object; its bytes must fit its name where the name is their hash. Durable on return.

@@ -20,6 +20,7 @@ mod window;
 const UNDER_WAY: usize = 4;
 
 pub use copy::{CopyReport, Copying, Missing, copy_object, missing};
+use copy::{is_tail, unless_dropped};
 pub use link::{LinkState, join};
 pub use order::Class;
 pub use queue::{Lag, MirrorQueue};

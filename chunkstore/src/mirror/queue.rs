@@ -1,6 +1,6 @@
 //! The agent's part: everything that is here and not there, sent in safe order for as long as it takes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::storage::Places;
 use super::watch::{Found, Watch, named_at};
-use super::{Class, Durability, Keep, MirroredStorage, UNDER_WAY, missing};
+use super::{Class, Durability, Keep, MirroredStorage, UNDER_WAY, is_tail, missing};
 use crate::error::Result;
+use crate::repository::layout::segment_prefix;
 use crate::storage::{LocalStorage, ObjectInfo, ObjectKey, Storage};
+use crate::wal::superseded;
 
 /// How often the directory is looked at.
 const POLL: Duration = Duration::from_secs(1);
@@ -74,6 +76,8 @@ struct State {
     waiting: BTreeMap<(Class, ObjectKey), Entry>,
     /// Sent lately: the watch tells some files twice.
     done: HashMap<ObjectKey, Instant>,
+    /// Segments of which tails were sent, as the beginnings of their keys.
+    tails: HashSet<String>,
     lag: Lag,
     /// Nothing is tried before.
     retry: Option<Instant>,
@@ -236,6 +240,9 @@ impl MirrorQueue {
             }
         };
         let outcome = self.send(class, &key, entry);
+        if outcome.is_ok() && class == Class::Wal {
+            self.drop_tails(&key);
+        }
         let mut state = self.state.lock();
         match outcome {
             Ok(sent) => {
@@ -264,7 +271,8 @@ impl MirrorQueue {
         true
     }
 
-    /// The first object in order that may go now. A root waits for everything that was here before it.
+    /// The first object in order that may go now. A root waits for everything that was here before it, a tail for the WAL
+    /// in front of it: without that it is of no use there.
     fn choose(&self, state: &State) -> Option<(Class, ObjectKey)> {
         let waits = self.places().remotes[self.remote].durability == Durability::Mirror;
         let left_to_writer = |entry: &Entry| waits && entry.named.elapsed().is_ok_and(|age| age < LEFT_TO_WRITER);
@@ -272,12 +280,38 @@ impl MirrorQueue {
             let before = state.waiting.iter().take_while(|((class, _), _)| *class < Class::Backups);
             before.filter(|((class, _), _)| *class >= Class::Packs).any(|(_, entry)| entry.named <= root.named)
         };
+        // The cluster whose WAL was passed last: keys are in order.
+        let mut waiting_for = None;
+        let mut may_go = |class: Class, key: &ObjectKey| {
+            let cluster = key.as_str().split('/').nth(1).map(str::to_owned);
+            if class == Class::Wal && !is_tail(key) {
+                waiting_for = cluster;
+                return true;
+            }
+            class != Class::Wal || waiting_for != cluster
+        };
+        let ready = |(_, entry): &(&(Class, ObjectKey), &Entry)| !entry.under_way && !left_to_writer(entry);
         state
             .waiting
             .iter()
-            .filter(|(_, entry)| !entry.under_way && !left_to_writer(entry))
+            .filter(|((class, key), _)| may_go(*class, key))
+            .filter(ready)
             .find(|((class, _), entry)| *class != Class::Backups || !earlier(entry))
             .map(|((class, key), _)| (*class, key.clone()))
+    }
+
+    /// Remembers a tail that was sent, and removes those of a segment that was sent whole: whoever dropped them here had to
+    /// leave the last one there.
+    fn drop_tails(&self, sent: &ObjectKey) {
+        let Some(prefix) = segment_prefix(sent) else { return };
+        if is_tail(sent) {
+            self.state.lock().tails.insert(prefix.to_owned());
+            return;
+        }
+        let were_sent = self.state.lock().tails.remove(prefix);
+        if were_sent && let Err(error) = self.remote().delete_chosen(prefix, &|listed| superseded(listed, None)) {
+            tracing::debug!("superseded tails stay in '{}': {error}", self.remote().location());
+        }
     }
 
     /// Sends one object. Says whether it had to travel.
@@ -329,5 +363,40 @@ impl MirrorQueue {
     fn pause(&self) -> Duration {
         let failures = u32::try_from(self.state.lock().lag.failures).unwrap_or(u32::MAX).min(16);
         (PAUSES.0 * 2_u32.saturating_pow(failures.saturating_sub(1))).min(PAUSES.1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::mirror::Remote;
+    use crate::storage::MemoryStorage;
+
+    #[test]
+    fn a_tail_waits_for_the_wal_before_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let local = LocalStorage::open(directory.path()).unwrap();
+        let remote = Remote { storage: Arc::new(MemoryStorage::new()), durability: Durability::Local };
+        let queue = MirrorQueue::new(MirroredStorage::new(local, vec![remote], Keep::Everything).unwrap(), 0);
+        let key = |text: &str| (Class::Wal, ObjectKey::new(format!("clusters/{text}-0123456789abcdef")).unwrap());
+        let tail = |segment: &str| key(&format!("{segment}.tail-0000000000000100"));
+        let (one, two) =
+            ("a/wal/00000001/00000000/000000010000000000000001", "a/wal/00000001/00000000/000000010000000000000002");
+        let other = "b/wal/00000001/00000000/000000010000000000000001";
+        let mut state = State::default();
+        let entry = Entry { size: 1, named: SystemTime::now(), under_way: false };
+        for key in [tail(one), key(two), tail(two), tail(other)] {
+            state.waiting.insert(key, entry);
+        }
+        for expected in [Some(tail(one)), Some(key(two)), Some(tail(other)), None] {
+            assert_eq!(queue.choose(&state), expected);
+            if let Some(chosen) = expected {
+                state.waiting.get_mut(&chosen).unwrap().under_way = true;
+            }
+        }
+        state.waiting.remove(&key(two));
+        assert_eq!(queue.choose(&state), Some(tail(two)), "the segment has arrived");
     }
 }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::uploads::Uploads;
-use super::{Class, Copying, UNDER_WAY, copy_object, missing};
+use super::{Class, Copying, UNDER_WAY, copy_object, missing, unless_dropped};
 use crate::console::{Progress, Show};
 use crate::error::{Error, Result};
 use crate::storage::{LocalStorage, ObjectInfo, ObjectKey, ObjectWriter, Put, Storage};
@@ -196,7 +196,7 @@ impl Places {
         if self.keep == Keep::Nothing {
             for info in self.local.list("")? {
                 if matches!(Class::of(&info.key), Some(Class::Wal | Class::Packs | Class::Index)) {
-                    self.upload(&info.key)?;
+                    unless_dropped(&self.local, &info.key, self.upload(&info.key))?;
                 }
             }
             return Ok(());
@@ -316,6 +316,14 @@ impl Storage for MirroredStorage {
         }
         self.places.local.delete(key)?;
         self.places.remotes.iter().try_for_each(|remote| remote.storage.delete(key))
+    }
+
+    fn delete_chosen(&self, prefix: &str, chosen: &dyn Fn(&[ObjectInfo]) -> Vec<ObjectKey>) -> Result<u64> {
+        let here = self.places.local.delete_chosen(prefix, chosen);
+        let there = self.places.remotes.iter().map(|remote| remote.storage.delete_chosen(prefix, chosen));
+        // All of them are asked, whatever one says.
+        let deleted: Vec<Result<u64>> = std::iter::once(here).chain(there).collect();
+        deleted.into_iter().sum()
     }
 
     fn make_durable(&self, key: &ObjectKey) -> Result<()> {

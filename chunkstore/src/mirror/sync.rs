@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::check::{check, cluster_of};
 use super::needs::Lacking;
-use super::{Class, CopyReport, Missing, copy_object};
+use super::{Class, CopyReport, Missing, copy_object, unless_dropped};
 use crate::console::{Progress, chain};
 use crate::error::{Error, ErrorKind, Result};
 use crate::parallel::for_each;
@@ -121,8 +121,9 @@ impl Syncing<'_> {
             }),
         };
         self.progress.add(info.size);
-        match copied {
-            Ok(_) => {
+        match unless_dropped(&**self.from, &info.key, copied) {
+            Ok(None) => {}
+            Ok(Some(_)) => {
                 let mut findings = findings.lock();
                 findings.copied.objects += 1;
                 findings.copied.bytes += info.size;

@@ -1,7 +1,8 @@
 //! How keys are spelled. No other file does.
 
 use ulid::Ulid;
-use walkeep_proto::segment::WalFileName;
+use walkeep_proto::lsn::Lsn;
+use walkeep_proto::segment::{SegmentFileName, WalFileName};
 use walkeep_proto::timeline::TimelineId;
 
 use crate::error::{Error, Result};
@@ -140,11 +141,20 @@ impl ClusterLayout {
         ObjectKey::new(format!("{}-{}", self.wal_file(file), hash16(content)))
     }
 
+    /// The beginning of a segment that is still being written, up to `end`.
+    pub fn wal_tail(&self, segment: SegmentFileName, end: Lsn, content: &[u8; 32]) -> Result<ObjectKey> {
+        let file = self.wal_file(&WalFileName::Segment(segment));
+        ObjectKey::new(format!("{file}{TAIL}{:016x}-{}", end.as_u64(), hash16(content)))
+    }
+
     /// A WAL file whose content differs from the one that was archived first: kept, never served.
     pub fn wal_conflict(&self, file: &WalFileName, content: &[u8; 32]) -> Result<ObjectKey> {
         ObjectKey::new(format!("{}.conflict-{}", self.wal_file(file), hash16(content)))
     }
 }
+
+/// What stands between a segment's name and the end of a tail.
+const TAIL: &str = ".tail-";
 
 /// What a key in the WAL archive names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,21 +163,49 @@ pub enum WalObjectName {
     File(WalFileName, String),
     /// A refused second content of a WAL file.
     Conflict(WalFileName),
+    /// The beginning of a segment.
+    Tail {
+        /// The segment.
+        segment: SegmentFileName,
+        /// Position behind its last byte. Whether that lies inside the segment only the segment size can tell.
+        end: Lsn,
+        /// The first 16 digits of its content's hash.
+        hash: String,
+    },
 }
 
 impl WalObjectName {
-    /// Reads the last part of a key below a timeline; `None` for what this version does not know, tails among it.
+    /// Reads the last part of a key below a timeline; `None` for what this version does not know.
     pub fn parse(name: &str) -> Option<Self> {
         let (file, hash) = name.rsplit_once('-')?;
-        let is_hash = hash.len() == 16 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if !is_hash {
+        if !is_hex16(hash) {
             return None;
+        }
+        let hash = hash.to_owned();
+        if let Some((segment, end)) = file.split_once(TAIL) {
+            let end = Some(end).filter(|end| is_hex16(end)).and_then(|end| u64::from_str_radix(end, 16).ok())?;
+            return Some(Self::Tail { segment: segment.parse().ok()?, end: Lsn::new(end), hash });
         }
         match file.strip_suffix(".conflict") {
             Some(file) => file.parse().ok().map(Self::Conflict),
-            None => file.parse().ok().map(|file| Self::File(file, hash.to_owned())),
+            None => file.parse().ok().map(|file| Self::File(file, hash)),
         }
     }
+}
+
+/// The beginning that the keys of everything stored for one WAL segment share: up to the segment's name. `None` for keys of
+/// anything else.
+pub fn segment_prefix(key: &ObjectKey) -> Option<&str> {
+    let segment = match WalObjectName::parse(key.name())? {
+        WalObjectName::File(WalFileName::Segment(segment), _) | WalObjectName::Tail { segment, .. } => segment,
+        _ => return None,
+    };
+    let before = key.as_str().len() - key.name().len();
+    key.as_str().get(..before + segment.to_string().len())
+}
+
+fn is_hex16(text: &str) -> bool {
+    text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The first 16 hexadecimal digits.
@@ -178,6 +216,7 @@ pub fn hash16(hash: &[u8; 32]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn wal_keys_read_back() {
@@ -193,6 +232,47 @@ mod tests {
         let segment: WalFileName = "000000010000000A00000003".parse().unwrap();
         let key = layout.wal_object(&segment, &[0xAB; 32]).unwrap();
         assert_eq!(key.as_str(), "clusters/main/wal/00000001/0000000a/000000010000000A00000003-abababababababab");
+    }
+
+    #[test]
+    fn tails_read_back_and_nothing_like_them() {
+        let layout = ClusterLayout::new("main").unwrap();
+        let segment: SegmentFileName = "000000010000000A00000003".parse().unwrap();
+        let key = layout.wal_tail(segment, Lsn::new(0xA_0300_0028), &[0xAB; 32]).unwrap();
+        let name = "000000010000000A00000003.tail-0000000a03000028-abababababababab";
+        assert_eq!(key.as_str(), format!("clusters/main/wal/00000001/0000000a/{name}"));
+        let prefix = layout.wal_file(&WalFileName::Segment(segment));
+        assert_eq!(segment_prefix(&key), Some(prefix.as_str()));
+        let whole = layout.wal_object(&WalFileName::Segment(segment), &[0xAB; 32]).unwrap();
+        assert_eq!(segment_prefix(&whole), Some(prefix.as_str()));
+        let partial = layout.wal_object(&WalFileName::Partial(segment), &[0xAB; 32]).unwrap();
+        assert_eq!(segment_prefix(&partial), None);
+        let tail = WalObjectName::Tail { segment, end: Lsn::new(0xA_0300_0028), hash: "ab".repeat(8) };
+        assert_eq!(WalObjectName::parse(name), Some(tail));
+        for (from, to) in [
+            ("0000000a03000028", "0000000A03000028"),
+            ("0000000a03000028", "a03000028"),
+            ("0000000a03000028", "+000000a03000028"),
+            ("0000000a03000028", ""),
+            ("0000000a03000028", "0000000a03000028.tail-0000000a03000028"),
+            ("0000000a03000028-", "0000000a03000028"),
+            ("abababababababab", "ABABABABABABABAB"),
+            (".tail-", ".tail"),
+            (".tail-", ".partial.tail-"),
+            ("000000010000000A00000003", "000000010000000a00000003"),
+            ("000000010000000A00000003", "00000002.history"),
+        ] {
+            assert_eq!(WalObjectName::parse(&name.replacen(from, to, 1)), None, "{from} -> {to}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_name_that_is_understood_has_one_spelling(name in "[0-9A]{23,24}\\.tail-[0-9a-f]{15,17}-[0-9a-f]{16}") {
+            if let Some(WalObjectName::Tail { segment, end, hash }) = WalObjectName::parse(&name) {
+                prop_assert_eq!(format!("{segment}.tail-{:016x}-{hash}", end.as_u64()), name);
+            }
+        }
     }
 
     #[test]

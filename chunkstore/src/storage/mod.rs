@@ -75,6 +75,17 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Removes an object. A missing one is no error.
     fn delete(&self, key: &ObjectKey) -> Result<()>;
 
+    /// Lists `prefix` and removes what `chosen` names of the listing: in each place by itself, where a repository is kept in
+    /// several. A place that fails does not keep the others from theirs. Returns how many objects went.
+    fn delete_chosen(&self, prefix: &str, chosen: &dyn Fn(&[ObjectInfo]) -> Vec<ObjectKey>) -> Result<u64> {
+        let mut deleted = 0;
+        for key in chosen(&self.list(prefix)?) {
+            self.delete(&key)?;
+            deleted += 1;
+        }
+        Ok(deleted)
+    }
+
     /// Makes sure that an object which is visible survives a power loss: its writer may have died right after naming it.
     fn make_durable(&self, key: &ObjectKey) -> Result<()>;
 

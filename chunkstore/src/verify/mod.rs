@@ -54,6 +54,8 @@ pub struct VerifyReport {
     pub packs: u64,
     /// WAL segments checked.
     pub segments: u64,
+    /// Tails of WAL segments checked: the longest of each segment that is not whole.
+    pub tails: u64,
     /// Bytes read from the repository.
     pub read_bytes: u64,
 }

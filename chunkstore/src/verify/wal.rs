@@ -1,16 +1,18 @@
-//! The WAL archive: every file decodes, every segment says what its name says, and backups have theirs without a gap.
+//! The WAL archive: every file decodes, every segment and tail says what its name says, and backups have theirs without a
+//! gap.
 
 use std::sync::Arc;
 
-use walkeep_proto::segment::{WalFileName, WalSegment, WalSegmentSize};
+use walkeep_proto::segment::{SegmentNumber, WalFileName, WalSegment, WalSegmentSize};
 use walkeep_proto::timeline::TimelineHistory;
+use walkeep_proto::wal::segment_scan::SegmentEnd;
 
 use super::{Findings, VerifyOptions, in_sample};
 use crate::error::{Error, Result};
 use crate::parallel::for_each;
 use crate::repository::layout::ClusterLayout;
 use crate::repository::{BackupManifest, Repository};
-use crate::wal::{WalArchive, WalInventory};
+use crate::wal::{WalArchive, WalInventory, scan_tail};
 
 /// Checks the archive of a cluster, or what one backup needs of it.
 pub(super) fn check(
@@ -51,8 +53,41 @@ pub(super) fn check(
     }
     if options.backup.is_some() {
         wanted = needed;
+    } else {
+        check_tails(&archive, &inventory, size, findings)?;
     }
     check_segments(&archive, &wanted, size, options, findings)
+}
+
+/// Tails are all read, sample or not: there are few, and what they hold is nowhere else.
+fn check_tails(
+    archive: &WalArchive,
+    inventory: &WalInventory,
+    size: WalSegmentSize,
+    findings: &Findings<'_>,
+) -> Result<()> {
+    if let Some(key) = inventory.superseded.first() {
+        let count = inventory.superseded.len();
+        let text = format!("tails that their segment or a longer one has superseded: {count}, '{key}' among them");
+        findings.report.lock().notes.push(text);
+    }
+    for (segment, stored) in &inventory.tails {
+        findings.report.lock().tails += 1;
+        let checked = archive.listed_tail(*segment, size, stored).and_then(|bytes| {
+            findings.read(bytes.len() as u64);
+            let scan = scan_tail(&bytes, *segment, size).map_err(|e| Error::damaged(&stored.key, e))?;
+            match scan.end {
+                SegmentEnd::Stopped(reason) => {
+                    let problem = format!("its records stop at {}: {reason}", scan.valid_up_to);
+                    Err(Error::damaged(&stored.key, problem))
+                }
+                _ => Ok(()),
+            }
+        });
+        checked
+            .or_else(|error| findings.take(format_args!("tail of WAL segment {}", segment.file_name(size)), error))?;
+    }
+    Ok(())
 }
 
 /// The segments from a backup's start to its stop must be there; further on a gap ends what can be restored.
@@ -79,7 +114,12 @@ fn check_range(
         findings.damage(&object, format_args!("its WAL segment {} is missing", missing.file_name(size)));
         return Ok(());
     }
-    let newest = inventory.segments.keys().filter(|s| s.timeline == manifest.timeline).map(|s| s.number).max();
+    // A tail needs the segments before it.
+    let whole = inventory.segments.keys().map(|segment| (segment.timeline, segment.number));
+    let tails = inventory.tails.keys().map(|segment| (segment.timeline, segment.number.get().saturating_sub(1)));
+    let tails = tails.map(|(timeline, number)| (timeline, SegmentNumber::new(number)));
+    let of_timeline = whole.chain(tails).filter(|(timeline, _)| *timeline == manifest.timeline);
+    let newest = of_timeline.map(|(_, number)| number).max();
     if let Some(gap) = newest.and_then(|newest| inventory.first_missing(&history, last, newest, size)) {
         let text = format!("after backup {} WAL segment {} is missing", manifest.id, gap.file_name(size));
         findings.report.lock().notes.push(text);

@@ -80,7 +80,7 @@ impl WalArchive {
             return Err(Self::conflict(file, &first.key, &second.key));
         }
         if let Some(same) = stored.iter().find(|stored| stored.hash == hash) {
-            self.check_stored(file, &same.key, same.size, content)?;
+            self.check_stored(&same.key, same.size, Self::kind(file), content)?;
             return Ok(Pushed::AlreadyThere);
         }
         if let Some(first) = stored.first() {
@@ -98,13 +98,14 @@ impl WalArchive {
             return Ok(Pushed::Stored(finished.length));
         }
         let size = self.repository.storage().size(&key)?;
-        self.check_stored(file, &key, size.ok_or_else(|| Error::not_found(format_args!("'{key}'")))?, content)?;
+        let size = size.ok_or_else(|| Error::not_found(format_args!("'{key}'")))?;
+        self.check_stored(&key, size, Self::kind(file), content)?;
         Ok(Pushed::AlreadyThere)
     }
 
     /// Proves that the object of this content, stored earlier, is whole and durable.
-    fn check_stored(&self, file: &WalFileName, key: &ObjectKey, size: u64, content: ChunkId) -> Result<()> {
-        let object = WalObject::open_whole(&self.repository, key, size, Self::kind(file))?;
+    pub(super) fn check_stored(&self, key: &ObjectKey, size: u64, kind: ContainerKind, content: ChunkId) -> Result<()> {
+        let object = WalObject::open_whole(&self.repository, key, size, kind)?;
         let bytes = object.read()?;
         if object.content() != content || self.repository.keys().chunk_id(&bytes) != content {
             return Err(Error::damaged(key, "its content has another hash than its name says"));
@@ -120,12 +121,8 @@ impl WalArchive {
         Error::Conflict { object: format!("WAL file {file}"), problem }
     }
 
-    /// The stored contents of a file: more than one only after two servers raced.
-    fn contents(&self, file: &WalFileName) -> Result<Vec<StoredFile>> {
-        Ok(StoredFile::among(self.repository.storage().list(&self.layout.wal_file(file))?, file))
-    }
-
-    /// Those of them that are known without asking another machine.
+    /// The stored contents of a file that are known without asking another machine: more than one only after two servers
+    /// raced.
     fn contents_at_hand(&self, file: &WalFileName) -> Result<Vec<StoredFile>> {
         Ok(StoredFile::among(self.repository.storage().list_at_hand(&self.layout.wal_file(file))?, file))
     }
@@ -140,11 +137,7 @@ impl WalArchive {
 
     /// The one content that the archive holds; two are an error.
     fn stored(&self, file: &WalFileName) -> Result<Option<StoredFile>> {
-        let mut contents = self.contents(file)?;
-        match contents.as_slice() {
-            [first, second, ..] => Err(Self::conflict(file, &first.key, &second.key)),
-            _ => Ok(contents.pop()),
-        }
+        StoredFile::only(self.repository.storage().list(&self.layout.wal_file(file))?, file)
     }
 
     /// Whether the archive holds the file, undisputed. Two contents under its name are an error.
@@ -160,7 +153,7 @@ impl WalArchive {
         stored.map(|stored| self.read(file, &stored.key, stored.size)).transpose()
     }
 
-    fn read(&self, file: &WalFileName, key: &ObjectKey, size: u64) -> Result<Vec<u8>> {
+    pub(super) fn read(&self, file: &WalFileName, key: &ObjectKey, size: u64) -> Result<Vec<u8>> {
         let object = WalObject::open_whole(&self.repository, key, size, Self::kind(file))?;
         let bytes = object.read()?;
         if self.repository.keys().chunk_id(&bytes) == object.content() {
@@ -218,15 +211,24 @@ impl WalArchive {
 }
 
 /// A content that is stored under a file's name.
-struct StoredFile {
-    key: ObjectKey,
+pub(super) struct StoredFile {
+    pub(super) key: ObjectKey,
     /// The content's hash, as the key spells it.
     hash: String,
     /// Bytes of the object.
-    size: u64,
+    pub(super) size: u64,
 }
 
 impl StoredFile {
+    /// The one content of `file` among listed objects; two are an error.
+    pub(super) fn only(listed: Vec<ObjectInfo>, file: &WalFileName) -> Result<Option<Self>> {
+        let mut contents = Self::among(listed, file);
+        match contents.as_slice() {
+            [first, second, ..] => Err(WalArchive::conflict(file, &first.key, &second.key)),
+            _ => Ok(contents.pop()),
+        }
+    }
+
     /// The contents of `file` among listed objects; conflicts and what others stored are none.
     fn among(listed: Vec<ObjectInfo>, file: &WalFileName) -> Vec<Self> {
         let of_file = |info: ObjectInfo| match WalObjectName::parse(info.key.name()) {

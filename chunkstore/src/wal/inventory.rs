@@ -6,9 +6,10 @@ use walkeep_proto::segment::{SegmentNumber, WalFileName, WalSegment, WalSegmentS
 use walkeep_proto::timeline::{TimelineHistory, TimelineId};
 
 use super::WalArchive;
+use super::tail::{StoredTail, tail_length};
 use crate::error::Result;
 use crate::repository::layout::WalObjectName;
-use crate::storage::ObjectKey;
+use crate::storage::{ObjectInfo, ObjectKey};
 
 /// A segment in the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,11 +22,34 @@ pub struct StoredSegment {
     pub rivals: Vec<ObjectKey>,
 }
 
-/// The archive's complete segments and history files.
+/// What the archive holds of a segment.
+#[derive(Clone, Copy, Debug)]
+pub enum Held<'a> {
+    /// All of it.
+    Whole(&'a StoredSegment),
+    /// Its beginning.
+    Tail(&'a StoredTail),
+}
+
+impl Held<'_> {
+    /// Bytes that its object takes.
+    pub const fn stored_bytes(self) -> u64 {
+        match self {
+            Self::Whole(stored) => stored.stored_bytes,
+            Self::Tail(stored) => stored.stored_bytes,
+        }
+    }
+}
+
+/// The archive's segments and history files.
 #[derive(Clone, Debug, Default)]
 pub struct WalInventory {
-    /// Segments by timeline and number.
+    /// Complete segments by timeline and number.
     pub segments: BTreeMap<WalSegment, StoredSegment>,
+    /// The longest tail of each segment of which there is nothing but tails.
+    pub tails: BTreeMap<WalSegment, StoredTail>,
+    /// Tails that a longer one or their whole segment supersedes: nothing reads them.
+    pub superseded: Vec<ObjectKey>,
     /// Timelines with a history file.
     pub histories: Vec<TimelineId>,
     /// Objects that record a refused second content.
@@ -47,9 +71,11 @@ impl WalArchive {
                 Some(WalObjectName::File(WalFileName::History(timeline), _)) => inventory.histories.push(timeline),
                 Some(WalObjectName::File(..)) => {}
                 Some(WalObjectName::Conflict(_)) => inventory.conflicts.push(info.key),
+                Some(WalObjectName::Tail { .. }) => inventory.add_tail(&info, size),
                 None => inventory.unknown.push(info.key),
             }
         }
+        inventory.supersede_tails();
         inventory.histories.sort_unstable();
         inventory.histories.dedup();
         Ok(inventory)
@@ -66,7 +92,26 @@ impl WalInventory {
         }
     }
 
-    /// Whether the archive holds the segment, undisputed.
+    fn add_tail(&mut self, info: &ObjectInfo, size: WalSegmentSize) {
+        let placed = StoredTail::of(info).and_then(|(name, tail)| Some((name.segment(size)?, tail)));
+        let inside = |(segment, tail): &(WalSegment, StoredTail)| tail_length(*segment, size, tail.end).is_some();
+        let Some((segment, tail)) = placed.filter(inside) else {
+            self.unknown.push(info.key.clone());
+            return;
+        };
+        let tail = match self.tails.remove(&segment) {
+            Some(other) => other.longer(tail, &mut self.superseded),
+            None => tail,
+        };
+        self.tails.insert(segment, tail);
+    }
+
+    fn supersede_tails(&mut self) {
+        let whole = self.tails.extract_if(.., |segment, _| self.segments.contains_key(segment));
+        self.superseded.extend(whole.flat_map(|(_, tail)| tail.into_keys()));
+    }
+
+    /// Whether the archive holds the whole segment, undisputed.
     pub fn holds(&self, segment: WalSegment) -> bool {
         self.segments.get(&segment).is_some_and(|stored| stored.rivals.is_empty())
     }

@@ -68,7 +68,7 @@ pub struct PreparedFile {
 
 impl PreparedFile {
     /// Keyed hash of the whole file.
-    pub(super) fn content(&self) -> ChunkId {
+    pub fn content(&self) -> ChunkId {
         self.content
     }
 

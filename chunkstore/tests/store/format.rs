@@ -1,8 +1,9 @@
 //! Repositories of every released format stay readable for ever.
 //!
 //! `fixtures/repository-format-1` is a small repository: one cluster with two backups (the second describes a relation by
-//! a delta), one WAL segment of PostgreSQL 17 and a history file. With `WALKEEP_WRITE_GOLDEN=DIR` the test writes a new
-//! one into DIR, which is how a fixture of a new format is made.
+//! a delta), one WAL segment of PostgreSQL 17 and a history file. `fixtures/repository-format-1-tail` has the tail of a
+//! segment besides. With `WALKEEP_WRITE_GOLDEN=DIR` the test writes a new one into DIR, which is how a fixture of a new
+//! format is made.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,8 +19,9 @@ use walkeep_chunkstore::repository::{
 };
 use walkeep_chunkstore::storage::LocalStorage;
 use walkeep_chunkstore::verify::{VerifyOptions, verify};
-use walkeep_chunkstore::wal::WalArchive;
-use walkeep_proto::segment::{WalFileName, WalSegment};
+use walkeep_chunkstore::wal::{Tail, WalArchive};
+use walkeep_proto::lsn::Lsn;
+use walkeep_proto::segment::{WalFileName, WalSegment, WalSegmentSize};
 use walkeep_proto::wal::{ScanContext, SegmentHeader, scan_segment};
 
 const SEGMENT_FIXTURE: &str = "../proto/tests/fixtures/wal/17";
@@ -127,10 +129,21 @@ fn write(directory: &Path) {
     let scan = scan_segment(&bytes, &ScanContext { segment, segment_size, system_identifier: None }).unwrap();
     archive.push(&name, &bytes, Some(&scan), 19).unwrap();
     archive.push(&"00000002.history".parse().unwrap(), b"1\t0/5000000\tno reason\n", None, 1).unwrap();
+    let (segment, end) = tail(segment, segment_size);
+    archive.push_tail(segment, segment_size, end, &bytes[..TAIL], 19).unwrap();
+}
+
+/// Bytes of the fixture's tail.
+const TAIL: usize = 100_000;
+
+/// The segment of which there is a tail, and its end: timeline 2 begins with bytes of timeline 1.
+fn tail(segment: WalSegment, size: WalSegmentSize) -> (WalSegment, Lsn) {
+    let segment = WalSegment { timeline: "2".parse().unwrap(), ..segment };
+    (segment, segment.start(size).saturating_add(TAIL as u64))
 }
 
 /// Reads everything in it and compares.
-fn check(directory: &Path) {
+fn check(directory: &Path, has_tail: bool) {
     let storage = LocalStorage::open(directory).unwrap();
     let repository = Arc::new(Repository::open(Arc::new(storage)).unwrap());
     assert_eq!(repository.cluster_names().unwrap(), ["golden"]);
@@ -152,6 +165,13 @@ fn check(directory: &Path) {
     let options = VerifyOptions { sample: 100, backup: None, jobs: 1 };
     let report = verify(&repository, &layout, &options, &Progress::start("verify", 0, Show::Nothing)).unwrap();
     assert_eq!((report.damage, report.backups, report.segments), (Vec::new(), 2, 1));
+    assert_eq!((report.notes, report.tails), (Vec::new(), u64::from(has_tail)));
+    let (segment_size, WalFileName::Segment(name)) = (identity(&bytes).wal_segment_size, name) else {
+        panic!("{name}")
+    };
+    let (segment, end) = tail(name.segment(segment_size).unwrap(), segment_size);
+    let expected = has_tail.then(|| Tail { end, bytes: bytes[..TAIL].to_vec() });
+    assert!(archive.tail(segment, segment_size).unwrap() == expected);
 }
 
 #[test]
@@ -161,7 +181,7 @@ fn a_repository_of_this_version_reads() {
         None => tempfile::tempdir().unwrap().keep(),
     };
     write(&directory);
-    check(&directory);
+    check(&directory, true);
     if std::env::var_os("WALKEEP_WRITE_GOLDEN").is_none() {
         std::fs::remove_dir_all(&directory).unwrap();
     }
@@ -169,7 +189,8 @@ fn a_repository_of_this_version_reads() {
 
 #[test]
 fn format_1_reads() {
-    check(&fixtures().join("repository-format-1"));
+    check(&fixtures().join("repository-format-1"), false);
+    check(&fixtures().join("repository-format-1-tail"), true);
 }
 
 /// What this version does not know it refuses by name, before it touches anything.

@@ -192,3 +192,50 @@ fn a_spool_is_emptied_into_the_bucket() {
     assert!(storage.list_at_hand("").unwrap().is_empty());
     assert_eq!(bucket.inner.list("").unwrap().len(), 10);
 }
+
+/// A tail of segment `number`, or the segment itself.
+fn wal(number: u32, end: Option<u32>) -> ObjectKey {
+    let name = format!("clusters/a/wal/00000001/00000000/0000000100000000{number:08X}");
+    let hash = "0".repeat(16);
+    key(&end.map_or_else(|| format!("{name}-{hash}"), |end| format!("{name}.tail-{end:016x}-{hash}")))
+}
+
+/// Superseded while the mirror could not be reached.
+#[test]
+fn what_goes_before_it_was_sent_holds_nothing_up() {
+    for keep in [Keep::Everything, Keep::Recent, Keep::Nothing] {
+        let bucket = Bucket::default();
+        let (_directory, storage) = mirrored(&bucket, keep);
+        bucket.out.store(true, Ordering::SeqCst);
+        with_queue(&storage, |queue| {
+            for end in [1, 2, 3] {
+                storage.put_if_absent(&wal(1, Some(end)), b"tail").unwrap();
+            }
+            wait(queue, "the lag to show", |lag| lag.objects == 3 && lag.error.is_some());
+            for end in [1, 2] {
+                assert!(storage.delete(&wal(1, Some(end))).is_err(), "the mirror cannot be asked");
+            }
+            bucket.out.store(false, Ordering::SeqCst);
+            wait(queue, "the mirror to catch up", |lag| lag.compared && lag.objects == 0 && lag.error.is_none());
+        });
+        let there: Vec<ObjectKey> = bucket.inner.list("").unwrap().into_iter().map(|info| info.key).collect();
+        assert_eq!(there, [wal(1, Some(3))], "{keep:?}");
+    }
+}
+
+/// Whoever dropped a segment's tails here had to leave the last one there, where the segment had not arrived.
+#[test]
+fn a_segment_that_arrives_whole_takes_its_tails_along() {
+    let bucket = Bucket::default();
+    let (_directory, storage) = mirrored(&bucket, Keep::Everything);
+    with_queue(&storage, |queue| {
+        for (number, end) in [(1, 8), (1, 9), (2, 20)] {
+            storage.put_if_absent(&wal(number, Some(end)), b"tail").unwrap();
+        }
+        wait(queue, "the tails to arrive", |lag| lag.sent_objects == 3);
+        storage.put_if_absent(&wal(1, None), b"segment").unwrap();
+        wait(queue, "the segment to arrive", |lag| lag.sent_objects == 4);
+    });
+    let there: Vec<ObjectKey> = bucket.inner.list("").unwrap().into_iter().map(|info| info.key).collect();
+    assert_eq!(there, [wal(1, None), wal(2, Some(20))]);
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use walkeep_chunkstore::catalogue::Catalogue;
 use walkeep_chunkstore::console::{Progress, Show};
 use walkeep_chunkstore::ingest::Ingested;
-use walkeep_chunkstore::mirror::{Class, SyncReport, Syncing, join, missing};
+use walkeep_chunkstore::mirror::{Class, Copying, SyncReport, Syncing, join, missing};
 use walkeep_chunkstore::repository::Repository;
 use walkeep_chunkstore::repository::layout::ClusterLayout;
 use walkeep_chunkstore::storage::{Fault, FaultyStorage, LocalStorage, MemoryStorage, ObjectKey, Storage};
@@ -18,7 +18,7 @@ use crate::common::load;
 
 /// The repository of the fixture, in memory.
 fn golden() -> MemoryStorage {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/repository-format-1");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/repository-format-1-tail");
     let (local, memory) = (LocalStorage::open(&directory).unwrap(), MemoryStorage::new());
     for info in local.list("").unwrap() {
         memory.put_if_absent(&info.key, &local.get(&info.key, 1 << 30).unwrap()).unwrap();
@@ -64,9 +64,34 @@ fn a_copy_is_the_repository_and_a_second_run_has_nothing_to_do() {
     );
     assert_eq!(keys(&to, ""), keys(&golden(), ""), "and no lease");
     let report = verified(&to);
-    assert_eq!((report.damage, report.backups, report.segments), (Vec::new(), 2, 1));
+    assert_eq!((report.damage, report.backups, report.segments, report.tails), (Vec::new(), 2, 1, 1));
     let again = sync(&from, &to).unwrap();
     assert_eq!((again.copied.objects, again.skipped), (0, keys(&to, "").len() as u64));
+}
+
+/// The agent drops tails while others copy.
+#[test]
+fn a_tail_that_goes_while_others_are_copied_is_not_missed() {
+    let (from, to) = (golden(), MemoryStorage::new());
+    let repository = open(&from).unwrap();
+    join(repository.config(), &to).unwrap();
+    let listed = missing(&from, &to, &Class::ALL).unwrap();
+    let tail = keys(&from, "clusters/").into_iter().find(|key| key.as_str().contains(".tail-")).unwrap();
+    from.delete(&tail).unwrap();
+    let progress = Progress::start("sync", listed.bytes(), Show::Nothing);
+    let shared: Arc<dyn Storage> = Arc::new(from.clone());
+    let syncing = Syncing { repository: &repository, from: &shared, to: &to, threads: 2, progress: &progress };
+    let report = syncing.run(&listed).unwrap();
+    assert!(report.is_complete(), "{report:?}");
+    assert_eq!(keys(&to, ""), keys(&from, ""));
+    let to = MemoryStorage::new();
+    let copied = Copying { from: &from, to: &to, threads: 2, progress: &progress }.run(&listed).unwrap();
+    assert_eq!(copied.objects, listed.objects.len() as u64 - 1);
+    // Nothing else may go.
+    let segment = keys(&from, "clusters/golden/wal/00000001/").remove(0);
+    from.delete(&segment).unwrap();
+    let to = MemoryStorage::new();
+    assert!(Copying { from: &from, to: &to, threads: 2, progress: &progress }.run(&listed).is_err());
 }
 
 /// Broken off at every change, in three ways: whatever is listed at the target is whole, and the next run completes it.

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use anyhow::Result;
 use walkeep_chunkstore::catalogue::{Catalogue, Route, Run, Span, TimedRecord, WalSource};
+use walkeep_chunkstore::wal::Held;
 use walkeep_proto::lsn::Lsn;
 use walkeep_proto::segment::SegmentNumber;
 use walkeep_proto::wal::PgTimestamp;
@@ -56,6 +57,17 @@ impl Found {
             notes,
             backup: self.backup,
         })
+    }
+
+    /// Where the timeline's own WAL is not in the archive yet and the way ends in the tail of one that it left, recovery
+    /// follows the older one: it would otherwise end on a timeline whose beginning it has not reached.
+    pub(super) fn on_timeline_of_tail(mut self) -> Self {
+        if let Some(tail) = self.run.tail.filter(|tail| tail.timeline < self.timeline) {
+            let (own, newer) = (tail.timeline, self.timeline);
+            self.notes.push(format!("no WAL of timeline {newer} is in the archive: recovery ends on timeline {own}"));
+            self.timeline = own;
+        }
+        self
     }
 
     /// Position behind the last record that is replayed.
@@ -121,13 +133,17 @@ fn wal_needed(route: &Route<'_>, start: &Lsn, reaches: Lsn) -> WalNeeded {
     let first = route.size.segment_at(*start);
     let last = route.size.segment_before(reaches).max(first);
     let numbers = (first.get()..=last.get()).map(SegmentNumber::new);
-    let stored =
-        |number| route.inventory.segments.get(&route.segment(number)).map_or(0, |segment| segment.stored_bytes);
+    let stored = |number| route.piece(number).map_or(0, |(_, held)| held.stored_bytes());
+    let tail_end_lsn = match route.piece(last) {
+        Some((_, Held::Tail(tail))) => Some(tail.end),
+        _ => None,
+    };
     WalNeeded {
         first_segment: route.file_name(first),
         last_segment: route.file_name(last),
         segments: last.get() - first.get() + 1,
         replay_bytes: reaches.saturating_sub(*start),
         stored_bytes: numbers.map(stored).sum(),
+        tail_end_lsn,
     }
 }

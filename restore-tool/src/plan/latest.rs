@@ -1,10 +1,9 @@
 //! `latest` and `immediate`: targets that begin with a backup instead of ending at a record.
 
 use anyhow::Result;
-use walkeep_chunkstore::catalogue::{Catalogue, Route, Run, RunEnd, WalSource, describe_end};
+use walkeep_chunkstore::catalogue::{Catalogue, Route, Run, RunEnd, TailProblem, WalSource, describe_end};
 use walkeep_chunkstore::console::Exit;
 use walkeep_chunkstore::repository::BackupManifest;
-use walkeep_proto::segment::WalSegment;
 use walkeep_proto::timeline::TimelineId;
 
 use super::refuse::Obstacles;
@@ -79,11 +78,13 @@ fn newest_usable<'c>(
 
 /// Refuses WAL whose end is no end: PostgreSQL would stop there without a word, or read on along another branch.
 fn check_end(route: &Route<'_>, run: &Run) -> Result<()> {
-    if let Some(stranger) = ancestor_segment_behind(route, run) {
-        let next = route.file_name(run.last.next());
-        let stranger_name = stranger.file_name(route.size);
-        let message =
-            format!("unable to reach latest: WAL segment {next} is not in the archive, but {stranger_name} is");
+    let behind = run.last.next();
+    // Behind a tail PostgreSQL asks for nothing more.
+    if let Some(stranger) = route.stranger(behind).filter(|_| run.tail.is_none()) {
+        let next = route.file_name(behind);
+        let kind = if route.inventory.segments.contains_key(&stranger) { "" } else { "a tail of " };
+        let name = stranger.file_name(route.size);
+        let message = format!("unable to reach latest: WAL segment {next} is not in the archive, but {kind}{name} is");
         return Err(Refusal::new(Exit::TargetNotReachable, message)
             .hint("PostgreSQL would read the other timeline's segment instead and leave the timeline asked for")
             .hint(format!("archive {next}, or restore along the other timeline with --timeline {}", stranger.timeline))
@@ -92,7 +93,8 @@ fn check_end(route: &Route<'_>, run: &Run) -> Result<()> {
     }
     let (exit, problem) = match (run.ends_by, describe_end(route, run.ends_by)) {
         (RunEnd::Newest | RunEnd::OtherCluster(_), _) | (_, None) => return Ok(()),
-        (RunEnd::Disputed(_), Some(problem)) => (Exit::Conflict, problem),
+        (RunEnd::Disputed(_) | RunEnd::Tail(_, TailProblem::Disputed), Some(problem)) => (Exit::Conflict, problem),
+        (RunEnd::Tail(..), Some(problem)) => (Exit::Damaged, problem),
         (RunEnd::Gap { .. } | RunEnd::Broken(_), Some(problem)) => (Exit::TargetNotReachable, problem),
     };
     Err(Refusal::new(exit, format!("unable to reach latest: {problem}"))
@@ -101,18 +103,6 @@ fn check_end(route: &Route<'_>, run: &Run) -> Result<()> {
             "or archive the missing segment if a server still has it in pg_wal; a new backup closes the gap for later",
         )
         .into())
-}
-
-/// A segment of an older timeline that PostgreSQL would take for the missing next one. It never goes back behind the
-/// timeline of the segment that it read last (`XLogFileReadAnyTLI`).
-fn ancestor_segment_behind(route: &Route<'_>, run: &Run) -> Option<WalSegment> {
-    let number = run.last.next();
-    let (read, wanted) = (route.segment(run.last).timeline, route.segment(number).timeline);
-    let wanted = WalSegment { timeline: wanted, number };
-    let older = route.history.timelines().filter(|timeline| (read..wanted.timeline).contains(timeline));
-    older.map(|timeline| WalSegment { timeline, number }).find(|segment| {
-        !route.inventory.segments.contains_key(&wanted) && route.inventory.segments.contains_key(segment)
-    })
 }
 
 fn other_branches(catalogue: &Catalogue, timeline: TimelineId, request: &Request) -> Option<String> {

@@ -83,6 +83,8 @@ pub struct WalNeeded {
     pub replay_bytes: u64,
     /// Bytes that the segments take in the repository.
     pub stored_bytes: u64,
+    /// Where the last segment ends, if only its tail is in the archive.
+    pub tail_end_lsn: Option<Lsn>,
 }
 
 /// A restore, decided.
@@ -120,7 +122,7 @@ pub fn plan(catalogue: &Catalogue, source: &dyn WalSource, request: &Request) ->
         RecoveryTarget::Immediate => latest::immediate(catalogue, source, request)?,
         _ => resolve::on_branches(catalogue, source, request)?,
     };
-    found.into_plan(catalogue, source, request)
+    found.on_timeline_of_tail().into_plan(catalogue, source, request)
 }
 
 /// A way to the target.

@@ -75,6 +75,9 @@ pub fn human(plan: &RestorePlan) -> String {
     );
     line("WAL", &replay);
     line("", &format!("{} segments, {} to {}", wal.segments, wal.first_segment, wal.last_segment));
+    if let Some(end) = wal.tail_end_lsn {
+        line("", &format!("the last of them is a tail: it was still being written, and is archived up to {end}"));
+    }
     line("stops", &stop(plan));
     line("last included", &plan.last_included.as_ref().map_or_else(|| "no transaction in this WAL".to_owned(), record));
     if plan.stop != Stop::EndOfWal {

@@ -21,14 +21,15 @@ use super::{Archive, Wal, manifest};
 /// The tablespace outside the data directory.
 pub const TABLESPACE: u32 = 16400;
 
-/// Fills a storage with WAL and one backup, `b1`.
+/// Fills a storage with WAL, the last of it in a tail, and one backup, `b1`.
 pub fn fill(storage: impl Storage + 'static, index: &Path, original: &Path) -> Arc<Repository> {
     let archive = Archive::new(storage);
     let mut wal = Wal::default();
     let bounds = wal.backup(50);
     wal.commit(100, 100);
     wal.switch();
-    archive.push(&wal);
+    wal.commit(101, 110);
+    archive.push(&wal).push_tail(&wal, wal.lsn());
     let stored = store(&archive.repository, index, &sample());
     let mut manifest = manifest("b1", 1, bounds, stored.file_lists);
     manifest.tablespace_map = format!("{TABLESPACE} {}\n", original.display());

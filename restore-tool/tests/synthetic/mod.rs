@@ -195,6 +195,14 @@ impl Wal {
         (self.system, self.first) = (system, self.bytes.len() / SEGMENT);
     }
 
+    /// The segment of this timeline that the byte before `end` is in, from its start to `end`.
+    pub fn up_to(&self, end: Lsn) -> (WalSegment, &[u8]) {
+        let number = size().segment_before(end);
+        let start = number.start(size()).saturating_sub(Lsn::new(BASE)) as usize;
+        let bytes = &self.bytes[start..end.saturating_sub(Lsn::new(BASE)) as usize];
+        (WalSegment { timeline: timeline(self.timeline), number }, bytes)
+    }
+
     /// The complete segments of this timeline.
     pub fn segments(&self) -> impl Iterator<Item = (WalSegment, &[u8])> {
         let number = |index: usize| SegmentNumber::new(BASE / SEGMENT as u64 + index as u64);
@@ -233,7 +241,7 @@ impl Archive {
 
     /// Archives the timeline's complete segments but those whose place in it is in `but`.
     pub fn push_but(&self, wal: &Wal, but: &[usize]) -> &Self {
-        let archive = WalArchive::new(Arc::clone(&self.repository), self.layout.clone());
+        let archive = self.wal();
         for (index, (segment, bytes)) in wal.segments().enumerate() {
             if !but.contains(&index) {
                 let context = ScanContext { segment, segment_size: size(), system_identifier: None };
@@ -250,9 +258,19 @@ impl Archive {
         self.push_but(wal, &[])
     }
 
+    /// Archives the tail up to `end`.
+    pub fn push_tail(&self, wal: &Wal, end: Lsn) -> &Self {
+        let (segment, bytes) = wal.up_to(end);
+        self.wal().push_tail(segment, size(), end, bytes, 1).unwrap();
+        self
+    }
+
+    pub fn wal(&self) -> WalArchive {
+        WalArchive::new(Arc::clone(&self.repository), self.layout.clone())
+    }
+
     pub fn push_history(&self, number: u32, text: &[u8]) -> &Self {
-        let archive = WalArchive::new(Arc::clone(&self.repository), self.layout.clone());
-        archive.push(&WalFileName::History(timeline(number)), text, None, 1).unwrap();
+        self.wal().push(&WalFileName::History(timeline(number)), text, None, 1).unwrap();
         self
     }
 
