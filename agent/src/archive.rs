@@ -3,13 +3,16 @@
 //! No index, no lease: one object, durable before success is said. Before that the file must prove what it is: right
 //! length, right magic, right place in the WAL, right cluster, every record's checksum.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use parking_lot::Mutex;
 use walkeep_chunkstore::Error;
+use walkeep_chunkstore::id::ChunkId;
 use walkeep_chunkstore::repository::ClusterIdentity;
 use walkeep_chunkstore::wal::{Pushed, WalArchive};
 use walkeep_proto::segment::{SegmentFileName, WalFileName, WalSegment};
@@ -20,12 +23,55 @@ use walkeep_proto::wal::{ScanContext, SegmentScan, scan_segment};
 /// Longest `.history` or `.backup` file: both are a few lines of text.
 const MAXIMUM_TEXT: u64 = 1 << 20;
 
+/// Most segments of which [`StoredFiles`] remembers the content: the newest.
+const REMEMBERED: usize = 256;
+
+/// Contents of segments that this process has stored, durably: pushing one of them again needs no look at the repository.
+#[derive(Debug, Default)]
+pub struct StoredFiles(Mutex<BTreeMap<String, ChunkId>>);
+
+impl StoredFiles {
+    fn insert(&self, name: SegmentFileName, content: ChunkId) {
+        let mut contents = self.0.lock();
+        contents.insert(name.to_string(), content);
+        if contents.len() > REMEMBERED {
+            contents.pop_first();
+        }
+    }
+
+    fn get(&self, name: SegmentFileName) -> Option<ChunkId> {
+        self.0.lock().get(&name.to_string()).copied()
+    }
+}
+
+/// [`push`], where a segment that this process has stored is only compared with what was stored.
+pub fn push_known(
+    archive: &WalArchive,
+    identity: &ClusterIdentity,
+    path: &Path,
+    level: i32,
+    stored: &StoredFiles,
+) -> Result<Pushed> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let Ok(WalFileName::Segment(segment)) = name.parse() else { return push(archive, identity, path, level) };
+    if let Some(known) = stored.get(segment)
+        && archive.repository().keys().chunk_id(&read_segment(path, identity)?) == known
+    {
+        return Ok(Pushed::AlreadyThere);
+    }
+    let (pushed, content) = push_segment(archive, identity, path, segment, level)?;
+    stored.insert(segment, content);
+    Ok(pushed)
+}
+
 /// Stores the WAL file at `path`. Durable on return, whether it was new or there already.
 pub fn push(archive: &WalArchive, identity: &ClusterIdentity, path: &Path, level: i32) -> Result<Pushed> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let file: WalFileName = name.parse().with_context(|| format!("unable to archive '{}'", path.display()))?;
     match file {
-        WalFileName::Segment(segment) => push_segment(archive, identity, path, segment, level),
+        WalFileName::Segment(segment) => {
+            push_segment(archive, identity, path, segment, level).map(|(pushed, _)| pushed)
+        }
         WalFileName::Partial(segment) => push_partial(archive, identity, path, segment, level),
         WalFileName::History(timeline) => push_history(archive, path, timeline, level).map(|(pushed, _)| pushed),
         WalFileName::BackupHistory(..) => Ok(archive.push(&file, &read(path, MAXIMUM_TEXT)?, None, level)?),
@@ -39,14 +85,23 @@ pub fn push_history(
     timeline: TimelineId,
     level: i32,
 ) -> Result<(Pushed, TimelineHistory)> {
-    let bytes = read(path, MAXIMUM_TEXT)?;
-    let history =
-        TimelineHistory::parse(timeline, &bytes).with_context(|| format!("unable to archive '{}'", path.display()))?;
+    push_history_text(archive, timeline, &read(path, MAXIMUM_TEXT)?, level)
+        .with_context(|| format!("unable to archive '{}'", path.display()))
+}
+
+/// [`push_history`] of a file's content.
+pub fn push_history_text(
+    archive: &WalArchive,
+    timeline: TimelineId,
+    text: &[u8],
+    level: i32,
+) -> Result<(Pushed, TimelineHistory)> {
+    let history = TimelineHistory::parse(timeline, text)?;
     // An empty one, left by a crash, would cut the timeline off from its past for ever.
     if history.switches().is_empty() {
-        bail!("unable to archive '{}': it names no timeline that this one left", path.display());
+        bail!("history of timeline {timeline} names no timeline that this one left");
     }
-    Ok((archive.push(&WalFileName::History(timeline), &bytes, None, level)?, history))
+    Ok((archive.push(&WalFileName::History(timeline), text, None, level)?, history))
 }
 
 fn push_segment(
@@ -55,7 +110,7 @@ fn push_segment(
     path: &Path,
     name: SegmentFileName,
     level: i32,
-) -> Result<Pushed> {
+) -> Result<(Pushed, ChunkId)> {
     let segment = place(identity, name)?;
     let bytes = read_segment(path, identity)?;
     // Two cores are faster than one: the file proves itself while it is compressed.
@@ -73,7 +128,9 @@ fn push_segment(
             segment.number.end(identity.wal_segment_size)
         );
     }
-    Ok(archive.push_prepared(&file, prepared?, Some(&scan))?)
+    let prepared = prepared?;
+    let content = prepared.content();
+    Ok((archive.push_prepared(&file, prepared, Some(&scan))?, content))
 }
 
 /// The end of a timeline that was left at promotion: kept as it is. Its records stop somewhere by nature.

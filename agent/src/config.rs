@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use walkeep_chunkstore::mirror::Durability;
 use walkeep_chunkstore::storage::{BucketUrl, Place, S3Options};
 
+use crate::postgres::conninfo_for;
+
 /// Where the file is looked for unless `--config` or `WALKEEP_CONFIG` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/walkeep/walkeep.toml";
 
@@ -145,7 +147,7 @@ pub struct LimitsSection {
 
 /// Bytes per second: a number, or one with KiB, MiB or GiB behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "RateText", into = "u64")]
+#[serde(try_from = "BytesText", into = "u64")]
 pub struct ByteRate(std::num::NonZeroU64);
 
 impl ByteRate {
@@ -161,35 +163,118 @@ impl From<ByteRate> for u64 {
     }
 }
 
+impl TryFrom<BytesText> for ByteRate {
+    type Error = String;
+
+    fn try_from(rate: BytesText) -> Result<Self, String> {
+        rate.above_0("/s").map(Self).ok_or_else(|| "expected bytes per second above 0, like 50MiB".to_owned())
+    }
+}
+
+/// Bytes: a number, or one with KiB, MiB, GiB or TiB behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "BytesText", into = "u64")]
+pub struct ByteCount(std::num::NonZeroU64);
+
+impl ByteCount {
+    /// The number.
+    pub fn bytes(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl From<ByteCount> for u64 {
+    fn from(count: ByteCount) -> Self {
+        count.bytes()
+    }
+}
+
+impl TryFrom<BytesText> for ByteCount {
+    type Error = String;
+
+    fn try_from(count: BytesText) -> Result<Self, String> {
+        count.above_0("").map(Self).ok_or_else(|| "expected bytes above 0, like 50GiB".to_owned())
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum RateText {
+enum BytesText {
     Number(u64),
     Text(String),
 }
 
-impl TryFrom<RateText> for ByteRate {
-    type Error = String;
-
-    fn try_from(rate: RateText) -> Result<Self, String> {
-        let bytes = match rate {
-            RateText::Number(bytes) => Some(bytes),
-            RateText::Text(ref text) => {
+impl BytesText {
+    /// The number of bytes; `suffix` may stand behind the unit.
+    fn above_0(&self, suffix: &str) -> Option<std::num::NonZeroU64> {
+        let bytes = match self {
+            Self::Number(bytes) => *bytes,
+            Self::Text(text) => {
                 let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
                 let (number, unit) = text.split_at(end);
-                let unit = match unit.trim().trim_end_matches("/s") {
-                    "" | "B" => Some(1),
-                    "KiB" | "K" => Some(1 << 10),
-                    "MiB" | "M" => Some(1 << 20),
-                    "GiB" | "G" => Some(1 << 30),
-                    _ => None,
+                let unit = unit.trim();
+                let unit: u64 = match unit.strip_suffix(suffix).unwrap_or(unit) {
+                    "" | "B" => 1,
+                    "KiB" | "K" => 1 << 10,
+                    "MiB" | "M" => 1 << 20,
+                    "GiB" | "G" => 1 << 30,
+                    "TiB" | "T" => 1 << 40,
+                    _ => return None,
                 };
-                unit.and_then(|unit: u64| number.parse::<u64>().ok()?.checked_mul(unit))
+                number.parse::<u64>().ok()?.checked_mul(unit)?
             }
         };
-        let positive = bytes.and_then(std::num::NonZeroU64::new);
-        positive.map(Self).ok_or_else(|| "expected bytes per second above 0, like 50MiB".to_owned())
+        std::num::NonZeroU64::new(bytes)
     }
+}
+
+/// `[stream]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamSection {
+    /// Whether the agent streams WAL; default: yes.
+    pub enabled: Option<bool>,
+    /// Name of the replication slot that keeps WAL on the server; empty: none. Default: `walkeep`.
+    pub slot: Option<String>,
+    /// Whether commits may wait for the agent: it takes the name that `synchronous_standby_names` lists.
+    pub synchronous: Option<bool>,
+    /// The `application_name` of the stream; default: `walkeep`, and `walkeep_async` where commits do not wait.
+    pub application_name: Option<String>,
+    /// How often the open segment is taken into the repository, like `5s`.
+    pub tail_interval: Option<String>,
+    /// Whether a standby may be streamed from.
+    pub standby: Option<bool>,
+}
+
+/// `[stream]`, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamSettings {
+    /// The retention slot's name, if there is to be one.
+    pub slot: Option<String>,
+    /// Whether commits may wait for the agent.
+    pub synchronous: bool,
+    /// The stream's `application_name`.
+    pub application_name: String,
+    /// How often the open segment is stored.
+    pub tail_interval: Duration,
+    /// Whether a standby may be streamed from.
+    pub standby: bool,
+}
+
+/// `[schedule]`: when the agent takes base backups by itself. Without `base_backup`, `max_age` and `max_wal` it takes none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScheduleSection {
+    /// Cron expression of five fields, read in `timezone`.
+    pub base_backup: Option<String>,
+    /// Name in the IANA time zone database; default: the system's time zone.
+    pub timezone: Option<String>,
+    /// How old the newest base backup may become, like `7d`.
+    pub max_age: Option<String>,
+    /// How much WAL may follow the newest base backup, like `50GiB`.
+    pub max_wal: Option<ByteCount>,
+    /// How long a base backup may take; default: `24h`.
+    pub deadline: Option<String>,
 }
 
 /// `[metrics]`.
@@ -226,10 +311,14 @@ pub struct Config {
     pub mirror: MirrorSection,
     /// A third.
     pub mirror2: MirrorSection,
+    /// How WAL is streamed.
+    pub stream: StreamSection,
     /// How hard to compress.
     pub compression: CompressionSection,
     /// How much to use.
     pub limits: LimitsSection,
+    /// When base backups are taken.
+    pub schedule: ScheduleSection,
     /// What the agent tells a monitoring system.
     pub metrics: MetricsSection,
     /// Where local state lives.
@@ -237,7 +326,8 @@ pub struct Config {
 }
 
 /// Sections whose keys may also come from `WALKEEP_SECTION_KEY`. Other `WALKEEP_…` variables are none of ours.
-const SECTIONS: [&str; 8] = ["cluster", "repository", "mirror", "mirror2", "compression", "limits", "metrics", "state"];
+const SECTIONS: [&str; 10] =
+    ["cluster", "repository", "mirror", "mirror2", "stream", "schedule", "compression", "limits", "metrics", "state"];
 
 impl Config {
     /// Reads the file, lays the environment over it, and refuses keys that mean nothing.
@@ -283,6 +373,14 @@ impl Config {
         Ok(self.cluster.pgdata.as_deref().ok_or_else(missing)?)
     }
 
+    /// How to connect to the cluster: as configured, else where the data directory's server listens now.
+    pub fn conninfo(&self) -> Result<String> {
+        match &self.cluster.conninfo {
+            Some(conninfo) => Ok(conninfo.clone()),
+            None => conninfo_for(self.pgdata()?),
+        }
+    }
+
     /// Where the repository is.
     pub fn repository_place(&self) -> Result<Place> {
         match (&self.repository.path, &self.repository.url) {
@@ -307,7 +405,8 @@ impl Config {
             if place == self.repository_place()? {
                 bail!(ConfigError(format!("[{name}] url is the repository itself: '{place}'")));
             }
-            let local_window = section.local_window.as_deref().map(|text| window(name, text)).transpose()?;
+            let window = |text| length_of_time(&format!("[{name}] local_window"), text);
+            let local_window = section.local_window.as_deref().map(window).transpose()?;
             let durability = section.durability.unwrap_or_default();
             mirrors.push(MirrorSettings { place, durability, local_window, s3: section.s3() });
         }
@@ -327,6 +426,35 @@ impl Config {
         self.state.dir.join("spool").join(name)
     }
 
+    /// How WAL is streamed; `None` where it is not.
+    pub fn stream_settings(&self) -> Result<Option<StreamSettings>> {
+        let section = &self.stream;
+        if section.enabled == Some(false) {
+            return Ok(None);
+        }
+        let tail_interval = section.tail_interval.as_deref().unwrap_or("5s");
+        let tail_interval = length_of_time("[stream] tail_interval", tail_interval)?;
+        if tail_interval.is_zero() {
+            bail!(ConfigError("[stream] tail_interval is 0: expected a length of time like '5s'".to_owned()));
+        }
+        let slot = section.slot.clone().unwrap_or_else(|| "walkeep".to_owned());
+        let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        if slot.len() > 63 || !slot.bytes().all(legal) {
+            bail!(ConfigError(format!(
+                "[stream] slot '{slot}' is no name of a replication slot: expected up to 63 lower-case letters, digits or '_'"
+            )));
+        }
+        let synchronous = section.synchronous.unwrap_or(false);
+        let usual_name = if synchronous { "walkeep" } else { "walkeep_async" };
+        Ok(Some(StreamSettings {
+            slot: Some(slot).filter(|slot| !slot.is_empty()),
+            synchronous,
+            application_name: section.application_name.clone().unwrap_or_else(|| usual_name.to_owned()),
+            tail_interval,
+            standby: section.standby.unwrap_or(false),
+        }))
+    }
+
     /// Threads of a backup.
     pub fn jobs(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
@@ -344,12 +472,12 @@ fn place(url: &str) -> Result<Place> {
     url.parse::<Place>().map_err(|error| ConfigError(error.to_string()).into())
 }
 
-/// A length of time like `7d` or `36h`; months and years have no length of their own.
-fn window(section: &str, text: &str) -> Result<Duration> {
+/// A length of time like `7d` or `36h`; months and years have no length of their own. `key` is the one it stands at, with
+/// its section: `[schedule] max_age`.
+pub fn length_of_time(key: &str, text: &str) -> Result<Duration> {
     let length =
         text.parse::<jiff::Span>().and_then(|span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()));
-    let wrong =
-        || ConfigError(format!("[{section}] local_window '{text}' is no length of time: expected one like '7d'"));
+    let wrong = || ConfigError(format!("{key} '{text}' is no length of time: expected one like '7d'"));
     Ok(length.ok().and_then(|length| Duration::try_from(length).ok()).ok_or_else(wrong)?)
 }
 
@@ -432,11 +560,31 @@ mod tests {
     }
 
     #[test]
+    fn sizes_and_lengths_of_time_are_read() {
+        let config = load("[schedule]\nmax_wal = '2 TiB'\nmax_age = '1w 2d'").unwrap();
+        assert_eq!(config.schedule.max_wal.map(ByteCount::bytes), Some(2 << 40));
+        let config = load("[schedule]\nmax_wal = 5000\n[limits]\nread_rate = '3 KiB/s'").unwrap();
+        assert_eq!(config.schedule.max_wal.map(ByteCount::bytes), Some(5000));
+        assert_eq!(config.limits.read_rate.map(ByteRate::bytes), Some(3072));
+        assert!(load("[schedule]\nmax_wal = '3 KiB/s'").is_err());
+        assert!(load("[schedule]\nmax_wal = 0").is_err());
+        assert_eq!(length_of_time("k", "1w 2d").unwrap(), Duration::from_secs(9 * 86400));
+        for wrong in ["", "7", "1 month", "-1h", "soon"] {
+            let error = length_of_time("[schedule] max_age", wrong).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("[schedule] max_age '{wrong}' is no length of time")), "{error}");
+        }
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         let error = load("[repository]\nurl = 'gs://bucket'").unwrap().repository_place().unwrap_err().to_string();
         assert!(error.contains("gs://"), "{error}");
         let error = load("[limits]\nupload_rate = 'fast'").unwrap_err().to_string();
         assert!(error.contains("limits.upload_rate"), "{error}");
+        let error = load("[schedule]\nmax_wal = '50 gigabytes'").unwrap_err().to_string();
+        assert!(error.contains("schedule.max_wal") && error.contains("like 50GiB"), "{error}");
+        let error = load("[schedule]\nbase_backups = '0 3 * * *'").unwrap_err().to_string();
+        assert!(error.contains("'schedule.base_backups', did you mean 'schedule.base_backup'?"), "{error}");
         let config = load("[repository]\npath = '/r'\n[mirror]\nurl = '/r'").unwrap();
         assert!(config.mirrors().unwrap_err().to_string().contains("repository itself"));
     }

@@ -12,6 +12,7 @@ use crate::context::Context;
 use crate::daemon;
 use crate::postgres::Session;
 use crate::repository::Ask;
+use crate::stream;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -49,16 +50,21 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
-fn ok(subject: &'static str, text: impl Into<String>) -> Finding {
-    Finding { severity: Severity::Ok, subject, text: text.into(), remedy: None }
-}
+impl Finding {
+    /// As it should be.
+    pub fn ok(subject: &'static str, text: impl Into<String>) -> Self {
+        Self { severity: Severity::Ok, subject, text: text.into(), remedy: None }
+    }
 
-fn warning(subject: &'static str, text: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    Finding { severity: Severity::Warning, subject, text: text.into(), remedy: Some(remedy.into()) }
-}
+    /// Works, but.
+    pub fn warning(subject: &'static str, text: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, subject, text: text.into(), remedy: Some(remedy.into()) }
+    }
 
-fn problem(subject: &'static str, text: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    Finding { severity: Severity::Problem, subject, text: text.into(), remedy: Some(remedy.into()) }
+    /// Fails, or will fail.
+    pub fn problem(subject: &'static str, text: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { severity: Severity::Problem, subject, text: text.into(), remedy: Some(remedy.into()) }
+    }
 }
 
 /// Looks at repository, server, archiver, WAL and backups. What cannot be looked at is a problem, not a pass.
@@ -81,13 +87,19 @@ pub fn examine(context: &Context) -> Vec<Finding> {
             look(&mut findings, "server", "connect to the primary that runs on [cluster] pgdata", || {
                 server(context, &session)
             });
-            look(&mut findings, "settings", "connect as a superuser or a member of pg_monitor", || settings(&session));
+            look(&mut findings, "settings", "connect as a superuser or a member of pg_monitor", || {
+                settings(&session, context.config.stream_settings()?.is_some())
+            });
+            look(&mut findings, "stream", "connect as a superuser or a member of pg_monitor", || {
+                let settings = context.config.stream_settings()?;
+                settings.map_or_else(|| Ok(Vec::new()), |settings| stream::examine(&session, &settings))
+            });
             look(&mut findings, "archiver", "connect as a superuser or a member of pg_monitor", || archiver(&session));
             look(&mut findings, "files outside", "connect as a superuser or a member of pg_monitor", || {
                 files_outside(context, &session)
             });
         }
-        Err(error) => findings.push(problem(
+        Err(error) => findings.push(Finding::problem(
             "server",
             format!("{error:#}"),
             "start PostgreSQL, or set [cluster] conninfo so that this user can connect",
@@ -102,7 +114,7 @@ pub fn examine(context: &Context) -> Vec<Finding> {
 fn look(findings: &mut Vec<Finding>, subject: &'static str, remedy: &str, look: impl FnOnce() -> Result<Vec<Finding>>) {
     match look() {
         Ok(found) => findings.extend(found),
-        Err(error) => findings.push(problem(subject, format!("{error:#}"), remedy)),
+        Err(error) => findings.push(Finding::problem(subject, format!("{error:#}"), remedy)),
     }
 }
 
@@ -119,7 +131,7 @@ fn repository(context: &Context) -> Result<Vec<Finding>> {
         identity.system_identifier,
         identity.major
     );
-    Ok(vec![ok("repository", text)])
+    Ok(vec![Finding::ok("repository", text)])
 }
 
 /// Mirrors: reachable, holding this repository, keeping writers apart, and kept up to date by somebody.
@@ -128,26 +140,28 @@ fn mirrors(context: &Context) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     for bucket in &context.storages.buckets {
         findings.push(match bucket.conditional_writes(&context.config.state.dir) {
-            Some(ConditionalWrites::Proven) => ok("bucket", format!("'{}' keeps two writers apart", bucket.url)),
+            Some(ConditionalWrites::Proven) => {
+                Finding::ok("bucket", format!("'{}' keeps two writers apart", bucket.url))
+            }
             other => {
                 let found = other.map_or_else(|| "nobody looked yet".to_owned(), |found| found.to_string());
                 let text = format!("'{}' does not keep two writers apart: {found}", bucket.url);
-                warning("bucket", text, "let no two hosts back up one cluster into it at the same time")
+                Finding::warning("bucket", text, "let no two hosts back up one cluster into it at the same time")
             }
         });
     }
-    let agent = daemon::ask(&context.config.state.dir)?;
+    let agent = daemon::ask_status(&context.config.state.dir)?;
     let has_agent = agent.is_some();
     let status = agent.map_or_else(|| daemon::without_agent(context), Ok)?;
     for mirror in &status.mirrors {
         let (lag, url) = (&mirror.lag, &mirror.url);
         findings.push(match &lag.error {
-            Some(error) => problem("mirror", format!("'{url}' fails: {error}"), "see the message"),
-            None if lag.objects == 0 => ok("mirror", format!("'{url}' is up to date")),
+            Some(error) => Finding::problem("mirror", format!("'{url}' fails: {error}"), "see the message"),
+            None if lag.objects == 0 => Finding::ok("mirror", format!("'{url}' is up to date")),
             None => {
                 let text = format!("'{url}' lacks {} objects, the oldest {} s old", lag.objects, lag.seconds);
                 let remedy = if has_agent { "look again later" } else { "start `walkeep agent`: it sends them" };
-                warning("mirror", text, remedy)
+                Finding::warning("mirror", text, remedy)
             }
         });
     }
@@ -160,15 +174,17 @@ fn state(context: &Context) -> Result<Vec<Finding>> {
     let probe = directory.join(".check");
     std::fs::write(&probe, b"")?;
     std::fs::remove_file(&probe)?;
-    Ok(vec![ok("state directory", format!("'{}' can be written to", directory.display()))])
+    Ok(vec![Finding::ok("state directory", format!("'{}' can be written to", directory.display()))])
 }
 
 fn server(context: &Context, session: &Session) -> Result<Vec<Finding>> {
     let source = LocalSource::check(session, context.config.pgdata()?, &context.identity()?)?;
-    let mut findings =
-        vec![ok("server", format!("'{}' is a primary of PostgreSQL {}", source.pgdata.display(), source.major))];
+    let mut findings = vec![Finding::ok(
+        "server",
+        format!("'{}' is a primary of PostgreSQL {}", source.pgdata.display(), source.major),
+    )];
     if !source.control.data_checksums() {
-        findings.push(warning(
+        findings.push(Finding::warning(
             "page checksums",
             "the cluster has none: damaged pages are backed up unnoticed",
             "enable them with pg_checksums while the server is stopped",
@@ -177,36 +193,47 @@ fn server(context: &Context, session: &Session) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-fn settings(session: &Session) -> Result<Vec<Finding>> {
+fn settings(session: &Session, is_streamed: bool) -> Result<Vec<Finding>> {
     let value = |name: &str| session.value(&format!("SELECT coalesce(current_setting('{name}', true), '')"));
     let mut findings = Vec::new();
     let wal_level = value("wal_level")?;
     findings.push(match wal_level.as_str() {
-        "minimal" => problem("wal_level", "minimal: WAL cannot be replayed", "set wal_level = replica and restart"),
-        _ => ok("wal_level", wal_level),
+        "minimal" => {
+            Finding::problem("wal_level", "minimal: WAL cannot be replayed", "set wal_level = replica and restart")
+        }
+        _ => Finding::ok("wal_level", wal_level),
     });
     let mode = value("archive_mode")?;
     findings.push(match mode.as_str() {
-        "off" => problem("archive_mode", "off: no WAL is archived", "set archive_mode = on and restart"),
-        _ => ok("archive_mode", mode),
+        "off" if is_streamed => {
+            let text = "off: WAL comes by the agent's stream alone";
+            Finding::warning("archive_mode", text, "set archive_mode = on and restart: two ways are safer than one")
+        }
+        "off" => Finding::problem("archive_mode", "off: no WAL is archived", "set archive_mode = on and restart"),
+        _ => Finding::ok("archive_mode", mode),
     });
     let (command, library) = (value("archive_command")?, value("archive_library")?);
     findings.push(if !library.is_empty() {
-        problem(
+        Finding::problem(
             "archive_library",
             format!("'{library}' archives instead of archive_command"),
             "set archive_library = ''",
         )
     } else if command.contains("walkeep") && command.contains("archive-push") {
-        ok("archive_command", command)
+        Finding::ok("archive_command", command)
     } else {
         let text = format!("'{command}' does not call walkeep archive-push");
-        problem("archive_command", text, "run `walkeep init` again: it prints the command; then reload")
+        let remedy = "run `walkeep init` again: it prints the command; then reload";
+        if is_streamed {
+            Finding::warning("archive_command", text, remedy)
+        } else {
+            Finding::problem("archive_command", text, remedy)
+        }
     });
     for name in ["fsync", "full_page_writes"] {
         if value(name)? == "off" {
             let text = "off: a crash can damage the cluster, and the backup copies the damage";
-            findings.push(warning(name, text, format!("set {name} = on")));
+            findings.push(Finding::warning(name, text, format!("set {name} = on")));
         }
     }
     Ok(findings)
@@ -221,15 +248,15 @@ fn archiver(session: &Session) -> Result<Vec<Finding>> {
     let [archived, failed, failing, ready] = row.as_slice() else { anyhow::bail!("{} columns, expected 4", row.len()) };
     let mut findings = vec![if failing == "t" {
         let remedy = "read the server's log: the error of archive_command stands there";
-        problem("archiver", format!("archiving {failed} fails"), remedy)
+        Finding::problem("archiver", format!("archiving {failed} fails"), remedy)
     } else if archived.is_empty() {
-        ok("archiver", "nothing was archived yet")
+        Finding::ok("archiver", "nothing was archived yet")
     } else {
-        ok("archiver", format!("last archived {archived}"))
+        Finding::ok("archiver", format!("last archived {archived}"))
     }];
     if ready.parse().unwrap_or(0) > 16 {
         let remedy = "look at the archiver's speed and the repository's free space";
-        findings.push(warning("archive backlog", format!("{ready} segments wait to be archived"), remedy));
+        findings.push(Finding::warning("archive backlog", format!("{ready} segments wait to be archived"), remedy));
     }
     Ok(findings)
 }
@@ -242,7 +269,7 @@ fn files_outside(context: &Context, session: &Session) -> Result<Vec<Finding>> {
         let path = session.value(&format!("SELECT current_setting('{name}')"))?;
         if !std::path::Path::new(&path).starts_with(&pgdata) {
             let remedy = "keep it with your configuration management: a restore does not bring it back";
-            findings.push(warning(
+            findings.push(Finding::warning(
                 name,
                 format!("'{path}' lies outside the data directory and is not backed up"),
                 remedy,
@@ -259,17 +286,21 @@ fn backups(context: &Context) -> Result<Vec<Finding>> {
             Ok(manifest) => newest = Some(manifest),
             Err(error) => {
                 let text = format!("'{}' cannot be read: {error}", backup.id);
-                findings.push(problem("backup", text, "run `walkeep verify`, and take a new backup"));
+                findings.push(Finding::problem("backup", text, "run `walkeep verify`, and take a new backup"));
             }
         }
     }
     let Some(newest) = newest else {
-        findings.push(problem("backups", "there is none: nothing can be restored", "run `walkeep backup`"));
+        findings.push(Finding::problem("backups", "there is none: nothing can be restored", "run `walkeep backup`"));
         return Ok(findings);
     };
     let hours = Timestamp::now().duration_since(newest.stopped).as_hours();
     let text = format!("the newest is {}, {hours} hours old", newest.id);
-    findings.push(if hours < 24 * 7 { ok("backups", text) } else { warning("backups", text, "run `walkeep backup`") });
+    findings.push(if hours < 24 * 7 {
+        Finding::ok("backups", text)
+    } else {
+        Finding::warning("backups", text, "run `walkeep backup`")
+    });
 
     let archive = context.archive();
     let size = newest.wal_segment_size;
@@ -280,14 +311,15 @@ fn backups(context: &Context) -> Result<Vec<Finding>> {
     let last_known = inventory.segments.keys().filter(|s| s.timeline == newest.timeline).map(|s| s.number).max();
     let gap = last_known.and_then(|last| inventory.first_missing(&history, first, last, size));
     findings.push(match gap {
-        Some(segment) => problem(
+        Some(segment) => Finding::problem(
             "WAL",
             format!("segment {} after the newest backup is missing", segment.file_name(size)),
             "take a new backup: nothing can be restored from this one beyond the gap",
         ),
-        None => {
-            ok("WAL", format!("without a gap from the newest backup on, {} segments in all", inventory.segments.len()))
-        }
+        None => Finding::ok(
+            "WAL",
+            format!("without a gap from the newest backup on, {} segments in all", inventory.segments.len()),
+        ),
     });
     Ok(findings)
 }
@@ -301,7 +333,7 @@ fn conflicts(context: &Context) -> Result<Vec<Finding>> {
     if let Some(conflict) = inventory.conflicts.first() {
         let text =
             format!("{} WAL files were pushed with a second content, as '{conflict}'", inventory.conflicts.len());
-        findings.push(problem("WAL conflict", text, remedy));
+        findings.push(Finding::problem("WAL conflict", text, remedy));
     }
     let disputed: Vec<_> = inventory.segments.iter().filter(|(_, stored)| !stored.rivals.is_empty()).collect();
     if let Some((segment, stored)) = disputed.first() {
@@ -312,7 +344,7 @@ fn conflicts(context: &Context) -> Result<Vec<Finding>> {
             stored.key,
             stored.rivals[0]
         );
-        findings.push(problem("WAL conflict", text, remedy));
+        findings.push(Finding::problem("WAL conflict", text, remedy));
     }
     Ok(findings)
 }

@@ -27,7 +27,8 @@ use walkeep_chunkstore::repository::{
 };
 
 use crate::context::Context;
-use crate::postgres::{Session, conninfo_for};
+use crate::daemon;
+use crate::postgres::Session;
 use crate::repository::Ask;
 use copy::{Copied, CopyOptions};
 use local_source::LocalSource;
@@ -65,7 +66,7 @@ pub fn take(context: &Context, options: &BackupOptions, on_progress: OnProgress<
     let advance = Advance::default();
     let mut keeper = LeaseKeeper { lease, session: &session, advance: &advance, renewed: std::time::Instant::now() };
     let mut source = LocalSource::check(&session, &pgdata, &identity)?;
-    wal_proof::check_settings(&session)?;
+    wal_proof::check_settings(&session, daemon::is_streaming(&context.config.state.dir))?;
     let parent = if options.full_read { None } else { parent::choose(context, &identity)? };
 
     let id = BackupId::generate(started);
@@ -181,11 +182,7 @@ impl Taken {
 
 /// Opens a session to the configured cluster.
 pub fn connect(context: &Context) -> Result<Session> {
-    let conninfo = match &context.config.cluster.conninfo {
-        Some(conninfo) => conninfo.clone(),
-        None => conninfo_for(context.config.pgdata()?)?,
-    };
-    Session::connect(&conninfo).context("unable to connect to PostgreSQL")
+    Session::connect(&context.config.conninfo()?).context("unable to connect to PostgreSQL")
 }
 
 /// Where this cluster's copy of the index lives.

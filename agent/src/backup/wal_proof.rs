@@ -37,14 +37,14 @@ pub struct NotConfigured {
     consequence: &'static str,
 }
 
-/// Looks at the settings without which no segment will ever arrive.
-pub fn check_settings(session: &Session) -> Result<()> {
+/// Looks at the settings without which no segment will ever arrive. What an agent streams needs no archiver.
+pub fn check_settings(session: &Session, is_streamed: bool) -> Result<()> {
     let row = session.row("SELECT current_setting('wal_level'), current_setting('archive_mode')")?;
     for (value, refused, name, consequence) in [
         (&row[0], "minimal", "wal_level", "such WAL cannot be replayed"),
         (&row[1], "off", "archive_mode", "no WAL is archived, and a backup without its WAL cannot be restored"),
     ] {
-        if value == refused {
+        if value == refused && !(is_streamed && name == "archive_mode") {
             return Err(NotConfigured { name, value: value.clone(), consequence }.into());
         }
     }

@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use jiff::Timestamp;
 use walkeep_chunkstore::console::{Bytes, Elapsed, Exit, print, print_json};
 use walkeep_chunkstore::mirror::Durability;
 
 use crate::cli::Cli;
 use crate::context::Context;
 use crate::daemon::{self, MirrorStatus, Status};
+use crate::stream::StreamStatus;
 
 /// Says what the agent knows; without one, what a comparison shows.
 pub fn run(cli: &Cli) -> Result<Exit> {
     let context = Context::open(cli.config.as_deref())?;
-    let status = match daemon::ask(&context.config.state.dir)? {
+    let status = match daemon::ask_status(&context.config.state.dir)? {
         Some(status) => status,
         None => daemon::without_agent(&context)?,
     };
@@ -33,8 +35,54 @@ fn text(status: &Status) -> String {
         }
         None => "no agent runs: mirrors are not kept up to date in the background\n".to_owned(),
     });
+    if let Some(stream) = &status.stream {
+        text.push_str(&stream_lines(stream));
+    }
+    if let Some(newest) = &status.newest_backup {
+        let age = Timestamp::now().duration_since(newest.stopped);
+        let age = Elapsed(Duration::try_from(age).unwrap_or_default());
+        text.push_str(&format!("the newest base backup ended {age} ago\n"));
+    }
+    if let Some(schedule) = &status.schedule {
+        text.push_str(&format!("schedule: {schedule}\n"));
+    }
     for mirror in &status.mirrors {
         text.push_str(&line(mirror));
+    }
+    text
+}
+
+fn stream_lines(stream: &StreamStatus) -> String {
+    let mut text = match (&stream.error, stream.streaming, stream.timeline) {
+        (_, true, Some(timeline)) => format!(
+            "streaming timeline {timeline}: server {}, durable here {}, in the repository {} ({} behind)\n",
+            stream.server_lsn,
+            stream.flushed_lsn,
+            stream.stored_lsn,
+            Bytes(stream.lag_bytes())
+        ),
+        (Some(error), ..) => format!("not streaming: {error}\n"),
+        _ => "not streaming yet\n".to_owned(),
+    };
+    if let (Some(error), true) = (&stream.error, stream.streaming) {
+        text.push_str(&format!("streamed WAL waits: {error}\n"));
+    }
+    if let Some(seconds) = stream.rpo_seconds(Timestamp::now()) {
+        text.push_str(&format!("would be lost with both hosts now: the last {seconds:.0} s\n"));
+    }
+    if let Some(restart) = stream.slot.restart_lsn {
+        let (slot, retained) = (&stream.slot, Bytes(stream.slot.retained_bytes));
+        let state = slot.wal_status.as_deref().unwrap_or("unknown");
+        text.push_str(&format!("slot '{}' keeps {retained} from {restart} on ({state})\n", slot.name));
+    }
+    for gap in &stream.gaps {
+        text.push_str(&format!("lost: {} to {} on timeline {} ({})\n", gap.from, gap.to, gap.timeline, gap.reason));
+    }
+    for branch in &stream.side_branches {
+        let (timeline, left, held) = (branch.timeline, branch.left_at, branch.held_up_to);
+        text.push_str(&format!(
+            "side branch: the server left timeline {timeline} at {left}, WAL up to {held} is here\n"
+        ));
     }
     text
 }

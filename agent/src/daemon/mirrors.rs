@@ -1,6 +1,6 @@
 //! The mirrors' queues, and the room they make in the local repository.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 use walkeep_chunkstore::console::Bytes;
@@ -9,6 +9,8 @@ use walkeep_chunkstore::mirror::{Lag, MirrorQueue};
 use crate::context::Context;
 use crate::repository::Ask;
 
+/// How often a mirror is looked at while the agent ends.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
 /// Pause after a mirror that could not be reached at the start.
 const RETRY: Duration = Duration::from_secs(10);
 /// How often old objects are looked for: once in a window, within these bounds.
@@ -69,6 +71,17 @@ impl Mirrors {
                 }
             }
             if self.wait_for_stop(every) {
+                return;
+            }
+        }
+    }
+
+    /// Waits until every mirror has everything, or cannot be reached, or this long.
+    pub fn drain(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let is_behind = |lag: &Lag| lag.compared && lag.error.is_none() && lag.objects > 0;
+        while self.lags().iter().any(is_behind) && Instant::now() < deadline {
+            if self.wait_for_stop(DRAIN_LOOK) {
                 return;
             }
         }

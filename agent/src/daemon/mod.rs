@@ -1,15 +1,20 @@
 //! `walkeep agent`: what goes on beside the server as long as it runs.
 //!
-//! One thread per matter: each mirror's queue, the local window, the control socket, metrics. The main thread waits for
-//! signals: SIGTERM and SIGINT end everything after what is under way, SIGHUP reads the configuration's rates again.
+//! One thread per matter: the WAL stream, the schedule of base backups, each mirror's queue, the local window, files to archive, the control socket,
+//! metrics. The main thread waits for signals: SIGTERM and SIGINT end everything after what is under way, SIGHUP reads the configuration's rates again.
 
 mod control;
+mod exposition;
 mod metrics;
 mod mirrors;
+mod push;
+mod rebaseline;
 mod status;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
@@ -18,11 +23,22 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use walkeep_chunkstore::Error;
 
+use crate::archive::StoredFiles;
 use crate::context::Context;
+use crate::schedule::{Runner, Schedule};
+use crate::stream::Stream;
+use control::Answers;
+use push::Pusher;
+use rebaseline::AgentWorld;
+use status::BackupTimes;
 
-pub use control::ask;
+pub use control::{AgentError, ask_push, ask_status, is_streaming};
 pub use mirrors::Mirrors;
+pub use push::{PushAnswer, absolute};
 pub use status::{AgentStatus, MirrorStatus, Status, without_agent};
+
+/// How long mirrors may take to be brought up to date when the agent ends: then the next agent goes on.
+const DRAIN: Duration = Duration::from_secs(10);
 
 /// Runs until a signal ends it.
 pub fn run(config: Option<&Path>) -> Result<()> {
@@ -31,16 +47,30 @@ pub fn run(config: Option<&Path>) -> Result<()> {
     let _lock = lock(&directory)?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("unable to watch signals")?;
     let mirrors = Mirrors::new(&context);
-    let started = Timestamp::now();
-    let status = || Status::of(&context, &mirrors, Some(AgentStatus::here(started)));
+    let stored = Arc::<StoredFiles>::default();
+    let stream = context.config.stream_settings()?.map(|settings| Stream::new(settings, Arc::clone(&stored)));
+    let world = AgentWorld::new(&context, config.map(Path::to_path_buf), stream.as_ref());
+    let schedule = Runner::new(Schedule::new(&context.config.schedule)?, &world, &directory);
+    let agent = Agent {
+        context: &context,
+        mirrors: &mirrors,
+        stream: stream.as_ref(),
+        pusher: Pusher::new(&context, &stored),
+        world: &world,
+        schedule: &schedule,
+        started: Timestamp::now(),
+    };
     let control = control::Server::bind(&directory)?;
     let metrics = context.config.metrics.listen.map(metrics::Server::bind).transpose()?;
     std::thread::scope(|scope| {
         let handle = signals.handle();
         scope.spawn(|| mirrors.run(&context));
-        scope.spawn(|| control.run(&status));
+        let streaming = stream.as_ref().map(|stream| scope.spawn(|| stream.run(&context)));
+        scope.spawn(|| agent.pusher.run());
+        let schedule = scope.spawn(|| schedule.run());
+        scope.spawn(|| control.run(&agent));
         if let Some(metrics) = &metrics {
-            scope.spawn(|| metrics.run(&status));
+            scope.spawn(|| metrics.run(&|| agent.status()));
         }
         scope.spawn(|| feed_watchdog(&mirrors));
         tell_manager(&[NotifyState::Ready]);
@@ -53,13 +83,54 @@ pub fn run(config: Option<&Path>) -> Result<()> {
         }
         handle.close();
         tell_manager(&[NotifyState::Stopping]);
-        mirrors.stop();
         control.stop();
+        agent.pusher.stop();
+        world.stop();
+        if let Some(stream) = &stream {
+            stream.stop();
+        }
+        // What was received is stored first, then sent.
+        if streaming.is_some_and(|streaming| streaming.join().is_err()) {
+            tracing::error!("the stream's thread died");
+        }
+        // A backup that was under way has been ended.
+        if schedule.join().is_err() {
+            tracing::error!("the schedule's thread died");
+        }
+        mirrors.drain(DRAIN);
+        mirrors.stop();
         if let Some(metrics) = &metrics {
             metrics.stop();
         }
     });
     Ok(())
+}
+
+/// What the control socket and metrics ask.
+struct Agent<'a> {
+    context: &'a Context,
+    mirrors: &'a Mirrors,
+    stream: Option<&'a Stream>,
+    pusher: Pusher<'a>,
+    world: &'a AgentWorld<'a>,
+    schedule: &'a Runner<&'a AgentWorld<'a>>,
+    started: Timestamp,
+}
+
+impl Answers for Agent<'_> {
+    fn status(&self) -> Status {
+        Status {
+            agent: Some(AgentStatus::here(self.started)),
+            stream: self.stream.map(Stream::status),
+            schedule: Some(self.schedule.status()),
+            newest_backup: self.world.newest().map(|newest| BackupTimes::of(&newest)),
+            ..Status::of(self.context, self.mirrors.lags())
+        }
+    }
+
+    fn push(&self, path: &Path) -> Result<PushAnswer> {
+        self.pusher.push(path)
+    }
 }
 
 /// Keeps a second agent of the same state directory out.

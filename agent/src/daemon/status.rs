@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use walkeep_chunkstore::mirror::{Durability, Lag};
 use walkeep_chunkstore::storage::RequestCounts;
 
-use super::Mirrors;
 use crate::context::Context;
+use crate::schedule::{NewestBackup, ScheduleStatus};
+use crate::stream::StreamStatus;
 
 /// The agent's process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -18,11 +19,33 @@ pub struct AgentStatus {
     pub since: Timestamp,
     /// Its version.
     pub version: String,
+    /// Bytes of memory it takes; `None` where that cannot be told.
+    pub resident_bytes: Option<u64>,
 }
 
 impl AgentStatus {
     pub(super) fn here(since: Timestamp) -> Self {
-        Self { pid: std::process::id(), since, version: env!("CARGO_PKG_VERSION").to_owned() }
+        Self {
+            pid: std::process::id(),
+            since,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            resident_bytes: resident_bytes(),
+        }
+    }
+}
+
+/// When a base backup was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupTimes {
+    /// When it started.
+    pub started: Timestamp,
+    /// When it stopped.
+    pub stopped: Timestamp,
+}
+
+impl BackupTimes {
+    pub(super) const fn of(backup: &NewestBackup) -> Self {
+        Self { started: backup.started, stopped: backup.stopped }
     }
 }
 
@@ -49,16 +72,19 @@ pub struct Status {
     pub repository: String,
     /// The agent; absent when none runs.
     pub agent: Option<AgentStatus>,
+    /// The WAL stream; absent when no agent runs, or it does not stream.
+    pub stream: Option<StreamStatus>,
+    /// The schedule of base backups; absent when no agent runs.
+    pub schedule: Option<ScheduleStatus>,
+    /// The newest base backup, as far as the agent has looked.
+    pub newest_backup: Option<BackupTimes>,
     /// The mirrors.
     pub mirrors: Vec<MirrorStatus>,
 }
 
 impl Status {
-    pub(super) fn of(context: &Context, mirrors: &Mirrors, agent: Option<AgentStatus>) -> Self {
-        Self::with(context, mirrors.lags(), agent)
-    }
-
-    fn with(context: &Context, lags: Vec<Lag>, agent: Option<AgentStatus>) -> Self {
+    /// What is known without an agent.
+    pub(super) fn of(context: &Context, lags: Vec<Lag>) -> Self {
         let requests = context.storages.requests();
         let remotes = context.storages.mirrored.iter().flat_map(|mirrored| mirrored.remotes());
         let mirrors = remotes.zip(lags).map(|(remote, lag)| {
@@ -69,7 +95,10 @@ impl Status {
         Self {
             cluster: context.config.cluster_name().to_owned(),
             repository: context.repository.location(),
-            agent,
+            agent: None,
+            stream: None,
+            schedule: None,
+            newest_backup: None,
             mirrors: mirrors.collect(),
         }
     }
@@ -83,5 +112,12 @@ pub fn without_agent(context: &Context) -> Result<Status> {
             lags.push(Lag::by_comparison(mirrored.local(), &*remote.storage));
         }
     }
-    Ok(Status::with(context, lags, None))
+    Ok(Status::of(context, lags))
+}
+
+/// `VmRSS` of this process (`proc(5)`).
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }

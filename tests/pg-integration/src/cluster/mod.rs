@@ -5,6 +5,7 @@
 
 mod options;
 mod process;
+mod standby;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

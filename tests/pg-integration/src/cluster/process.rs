@@ -126,6 +126,12 @@ impl Cluster {
     /// Stops the server and returns when it has ended.
     #[track_caller]
     pub fn stop(&mut self, mode: StopMode) {
+        self.stop_within(mode, Duration::from_secs(120));
+    }
+
+    /// [`Cluster::stop`], which must not take longer.
+    #[track_caller]
+    pub fn stop_within(&mut self, mode: StopMode, limit: Duration) {
         let signal = match mode {
             StopMode::Smart => Signal::TERM,
             StopMode::Fast => Signal::INT,
@@ -133,7 +139,7 @@ impl Cluster {
         };
         let child = self.process.as_ref().expect("the server is running");
         send(child.id(), signal);
-        let status = self.wait_exit(Duration::from_secs(120));
+        let status = self.wait_exit(limit);
         assert!(
             status.success() || mode == StopMode::Immediate,
             "the server ended badly: {status}\n{}",

@@ -13,4 +13,5 @@ mod restore_faults;
 mod rocksdb_deleted;
 mod s3;
 mod s3_servers;
+mod stream;
 mod targets;

@@ -1,0 +1,123 @@
+//! WAL as it is written: a physical replication client that keeps the repository within seconds of the server.
+//!
+//! `receive` takes WAL from the socket; `disk` makes it durable in the `spool`, which is what the server is told;
+//! `store` takes it from there into the repository, whole segments as they complete and the open one's tail every few
+//! seconds; `slot` keeps the server from removing what the repository lacks. Queues between them are bounded, and none
+//! waits for a later one, except that a full disk stops receiving.
+//!
+//! Where streaming begins is decided anew at each connection, from what is held and what the server is: `resume`.
+//! Nothing else is remembered but losses (`record`).
+
+mod attempt;
+mod checks;
+mod disk;
+mod error;
+mod open_segment;
+mod receive;
+mod record;
+mod resume;
+mod slot;
+mod spool;
+mod status;
+mod store;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use walkeep_chunkstore::repository::ClusterIdentity;
+
+use crate::archive::StoredFiles;
+use crate::config::StreamSettings;
+use crate::context::Context;
+use attempt::Attempts;
+use slot::SlotKeeper;
+use spool::Spool;
+use status::Shared;
+use store::Store;
+
+pub use checks::examine;
+pub use error::StreamError;
+pub use status::{Gap, SideBranch, SlotStatus, StreamStatus};
+
+/// Pause before the repository is asked again who the cluster is.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The stream of the configured cluster.
+pub struct Stream {
+    shared: Arc<Shared>,
+    settings: StreamSettings,
+    stored: Arc<StoredFiles>,
+}
+
+impl Stream {
+    /// Nothing runs yet. What it stores is remembered in `stored`.
+    pub fn new(settings: StreamSettings, stored: Arc<StoredFiles>) -> Self {
+        Self { shared: Arc::default(), settings, stored }
+    }
+
+    /// How far it is.
+    pub fn status(&self) -> StreamStatus {
+        self.shared.status()
+    }
+
+    /// Works until [`Stream::stop`].
+    pub fn run(&self, context: &Context) {
+        let Some((identity, spool)) = self.prepare(context) else { return };
+        let spool = Arc::new(spool);
+        let store = Store {
+            spool: Arc::clone(&spool),
+            shared: Arc::clone(&self.shared),
+            archive: context.archive(),
+            identity: identity.clone(),
+            level: context.config.compression.level,
+            stored: Arc::clone(&self.stored),
+            tail_interval: self.settings.tail_interval,
+        };
+        let slot = self.settings.slot.clone().map(|name| SlotKeeper { context, shared: &self.shared, name });
+        let attempts =
+            Attempts { context, settings: &self.settings, shared: &self.shared, spool, identity, store: &store };
+        std::thread::scope(|scope| {
+            scope.spawn(|| store.run());
+            if let Some(slot) = &slot {
+                scope.spawn(|| slot.run());
+            }
+            attempts.run();
+        });
+    }
+
+    /// Ends [`Stream::run`] when what was received is stored.
+    pub fn stop(&self) {
+        self.shared.stop();
+    }
+
+    /// Who the cluster is, and its spool; `None` when the end comes first.
+    fn prepare(&self, context: &Context) -> Option<(ClusterIdentity, Spool)> {
+        loop {
+            match self.open(context) {
+                Ok(opened) => return Some(opened),
+                Err(error) => {
+                    let text = format!("{error:#}");
+                    if self.shared.failed("repository", text.clone()) {
+                        tracing::error!("unable to stream WAL: {text}");
+                    }
+                }
+            }
+            if self.shared.wait_for_stop(RETRY) {
+                return None;
+            }
+        }
+    }
+
+    fn open(&self, context: &Context) -> Result<(ClusterIdentity, Spool)> {
+        let identity = context.identity()?;
+        let spool = Spool::open(directory(context), identity.wal_segment_size)?;
+        Ok((identity, spool))
+    }
+}
+
+/// Where the cluster's spool is.
+fn directory(context: &Context) -> PathBuf {
+    context.config.state.dir.join("stream").join(context.config.cluster_name())
+}

@@ -1,0 +1,122 @@
+//! What the stream remembers across restarts: losses that were found. It can be deleted: then they are found again.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use walkeep_proto::segment::{SegmentNumber, WalSegment, WalSegmentSize};
+
+use super::status::{Gap, SideBranch};
+
+/// Most entries of each kind that are kept: the newest.
+const KEPT: usize = 100;
+
+/// Losses, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// WAL that nobody has any more.
+    pub gaps: Vec<Gap>,
+    /// WAL that the server went on without.
+    pub side_branches: Vec<SideBranch>,
+}
+
+impl Record {
+    fn path(directory: &Path) -> PathBuf {
+        directory.join("losses.json")
+    }
+
+    /// Reads the record. One that cannot be read is reported and taken for empty.
+    pub fn load(directory: &Path) -> Self {
+        let path = Self::path(directory);
+        let read = match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Self::default(),
+            Err(error) => Err(error.to_string()),
+            Ok(text) => serde_json::from_slice(&text).map_err(|error| error.to_string()),
+        };
+        read.unwrap_or_else(|error| {
+            tracing::warn!("unable to use '{}', losses are looked for again: {error}", path.display());
+            Self::default()
+        })
+    }
+
+    /// Durable on return.
+    pub fn save(&self, directory: &Path) -> Result<()> {
+        let path = Self::path(directory);
+        let temporary = directory.join("losses.tmp");
+        let write = || -> std::io::Result<()> {
+            let mut file = File::create(&temporary)?;
+            file.write_all(&serde_json::to_vec_pretty(self)?)?;
+            file.sync_all()?;
+            rustix::fs::rename(&temporary, &path)?;
+            File::open(directory)?.sync_all()
+        };
+        write().with_context(|| format!("unable to write '{}'", path.display()))
+    }
+
+    /// Adds a gap unless it is known.
+    pub fn add_gap(&mut self, gap: Gap) -> bool {
+        let is_known =
+            self.gaps.iter().any(|known| (known.timeline, known.from, known.to) == (gap.timeline, gap.from, gap.to));
+        if !is_known {
+            self.gaps.push(gap);
+            let excess = self.gaps.len().saturating_sub(KEPT);
+            self.gaps.drain(..excess);
+        }
+        !is_known
+    }
+
+    /// Adds a side branch unless it is known.
+    pub fn add_side_branch(&mut self, branch: SideBranch) -> bool {
+        let is_known = self.side_branches.iter().any(|known| {
+            (known.timeline, known.left_at) == (branch.timeline, branch.left_at)
+                && known.held_up_to >= branch.held_up_to
+        });
+        if !is_known {
+            self.side_branches.push(branch);
+            let excess = self.side_branches.len().saturating_sub(KEPT);
+            self.side_branches.drain(..excess);
+        }
+        !is_known
+    }
+
+    /// The segments that gaps touch.
+    pub fn lost(&self, size: WalSegmentSize) -> BTreeSet<WalSegment> {
+        let of_gap = |gap: &Gap| {
+            let numbers = size.segment_at(gap.from).get()..=size.segment_before(gap.to).get();
+            let timeline = gap.timeline;
+            numbers.map(move |number| WalSegment { timeline, number: SegmentNumber::new(number) })
+        };
+        self.gaps.iter().flat_map(of_gap).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use walkeep_proto::lsn::Lsn;
+    use walkeep_proto::timeline::TimelineId;
+
+    fn gap(from: u64, to: u64) -> Gap {
+        let found = jiff::Timestamp::UNIX_EPOCH;
+        let (from, to) = (Lsn::new(from << 20), Lsn::new(to << 20));
+        Gap { timeline: TimelineId::FIRST, from, to, found, reason: "removed".to_owned() }
+    }
+
+    #[test]
+    fn losses_are_remembered_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut record = Record::load(directory.path());
+        assert!(record.add_gap(gap(3, 5)));
+        assert!(!record.add_gap(gap(3, 5)));
+        record.save(directory.path()).unwrap();
+        let read = Record::load(directory.path());
+        assert_eq!(read, record);
+        let lost = read.lost(WalSegmentSize::new(1 << 20).unwrap());
+        assert_eq!(lost.iter().map(|segment| segment.number.get()).collect::<Vec<_>>(), [3, 4]);
+        std::fs::write(directory.path().join("losses.json"), "{").unwrap();
+        assert_eq!(Record::load(directory.path()), Record::default());
+    }
+}

@@ -1,0 +1,117 @@
+//! The thread that looks after the retention slot: it keeps WAL on the server until the repository holds it.
+//!
+//! The slot is not the stream's: a stream's flush position says what is durable here, which may be lost with this host,
+//! and would let the server recycle WAL that the repository lacks. So the slot is advanced by SQL, to where whole segments
+//! are in the repository, and WAL is streamed without it.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use walkeep_proto::lsn::Lsn;
+
+use super::status::{Shared, SlotStatus};
+use crate::backup;
+use crate::context::Context;
+use crate::postgres::{Session, SqlError};
+
+/// How often the slot is looked at.
+const EVERY: Duration = Duration::from_secs(5);
+/// SQLSTATE of an object that is being used (`ERRCODE_OBJECT_IN_USE`).
+const IN_USE: &str = "55006";
+
+pub(super) struct SlotKeeper<'a> {
+    pub(super) context: &'a Context,
+    pub(super) shared: &'a Shared,
+    pub(super) name: String,
+}
+
+impl SlotKeeper<'_> {
+    /// Works until the stream is stopped.
+    pub(super) fn run(&self) {
+        let mut session = None;
+        loop {
+            if let Err(error) = self.look(&mut session) {
+                session = None;
+                let text = format!("{error:#}");
+                let known = self.shared.status().slot.error;
+                self.shared.update(|status| status.slot.error = Some(text.clone()));
+                if known.as_ref() != Some(&text) {
+                    tracing::warn!("slot '{}' is not looked after: {text}", self.name);
+                }
+            }
+            if self.shared.wait_for_stop(EVERY) {
+                return;
+            }
+        }
+    }
+
+    fn look(&self, session: &mut Option<Session>) -> Result<()> {
+        let session = match session {
+            Some(open) if !open.is_lost() => open,
+            _ => session.insert(backup::connect(self.context)?),
+        };
+        let mut slot = match self.read(session)? {
+            Some(slot) if slot.wal_status.as_deref() == Some("lost") => {
+                tracing::error!(
+                    "slot '{}' is lost: the server has removed WAL that it kept; it is made anew",
+                    self.name
+                );
+                self.shared.failed("slot_lost", format!("slot '{}' was lost", self.name));
+                session.execute(&format!("SELECT pg_drop_replication_slot({})", literal(&self.name)))?;
+                self.create(session)?
+            }
+            Some(slot) => slot,
+            None => self.create(session)?,
+        };
+        let archived = self.shared.status().archived_lsn;
+        if slot.restart_lsn.is_some_and(|restart| restart < archived) {
+            self.advance(session, archived)?;
+            slot = self.read(session)?.unwrap_or(slot);
+        }
+        self.shared.update(|status| status.slot = slot);
+        Ok(())
+    }
+
+    fn read(&self, session: &Session) -> Result<Option<SlotStatus>> {
+        let rows = session.rows(&format!(
+            "SELECT restart_lsn, wal_status, safe_wal_size, \
+             CASE WHEN restart_lsn IS NULL THEN 0 ELSE greatest(0, pg_wal_lsn_diff( \
+             CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END, restart_lsn)) END \
+             FROM pg_replication_slots WHERE slot_name = {} AND slot_type = 'physical'",
+            literal(&self.name)
+        ))?;
+        let Some(row) = rows.into_iter().next() else { return Ok(None) };
+        let field = |index: usize| row.get(index).cloned().flatten();
+        let restart_lsn = field(0).map(|lsn| lsn.parse::<Lsn>()).transpose().context("unable to read restart_lsn")?;
+        let number = |index| field(index).and_then(|text| text.parse::<i64>().ok());
+        Ok(Some(SlotStatus {
+            name: self.name.clone(),
+            restart_lsn,
+            wal_status: field(1),
+            safe_bytes: number(2),
+            retained_bytes: number(3).and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or_default(),
+            error: None,
+        }))
+    }
+
+    fn create(&self, session: &Session) -> Result<SlotStatus> {
+        session
+            .execute(&format!("SELECT pg_create_physical_replication_slot({}, true)", literal(&self.name)))
+            .with_context(|| format!("unable to create replication slot '{}'", self.name))?;
+        tracing::info!("replication slot '{}' is created", self.name);
+        self.read(session)?.with_context(|| format!("replication slot '{}' is gone again", self.name))
+    }
+
+    fn advance(&self, session: &Session, to: Lsn) -> Result<()> {
+        let advanced = session.execute(&format!("SELECT pg_replication_slot_advance({}, '{to}')", literal(&self.name)));
+        advanced.or_else(|error| match error.downcast_ref::<SqlError>() {
+            // Somebody streams with it. It is advanced next time, and WAL is kept until then.
+            Some(sql) if sql.code.as_deref() == Some(IN_USE) => Ok(()),
+            _ => Err(error).with_context(|| format!("unable to advance replication slot '{}' to {to}", self.name)),
+        })
+    }
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}

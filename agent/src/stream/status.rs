@@ -1,0 +1,201 @@
+//! How far the stream is: what its threads tell each other, `walkeep status` and metrics.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+use walkeep_proto::lsn::Lsn;
+use walkeep_proto::timeline::TimelineId;
+
+/// WAL that nobody has any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// On which timeline.
+    pub timeline: TimelineId,
+    /// First position that is missing.
+    pub from: Lsn,
+    /// First position behind the gap.
+    pub to: Lsn,
+    /// When it was found.
+    pub found: Timestamp,
+    /// What the server said.
+    pub reason: String,
+}
+
+/// WAL that was received and that the server went on without.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SideBranch {
+    /// Its timeline.
+    pub timeline: TimelineId,
+    /// Where the server's history leaves it.
+    pub left_at: Lsn,
+    /// Up to where it was received: commits between both are in the repository and not in the server.
+    pub held_up_to: Lsn,
+    /// When it was found.
+    pub found: Timestamp,
+}
+
+/// The retention slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotStatus {
+    /// Its name.
+    pub name: String,
+    /// The oldest position that it keeps.
+    pub restart_lsn: Option<Lsn>,
+    /// Bytes of WAL that it keeps.
+    pub retained_bytes: u64,
+    /// `reserved`, `extended`, `unreserved` or `lost` (`pg_replication_slots.wal_status`).
+    pub wal_status: Option<String>,
+    /// Bytes that may still be written before it may be lost, where `max_slot_wal_keep_size` limits it.
+    pub safe_bytes: Option<i64>,
+    /// Why it is not looked after, if it is not.
+    pub error: Option<String>,
+}
+
+/// The stream now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamStatus {
+    /// Whether WAL comes in.
+    pub streaming: bool,
+    /// Since when it does.
+    pub since: Option<Timestamp>,
+    /// The timeline.
+    pub timeline: Option<TimelineId>,
+    /// Up to where the server has WAL.
+    pub server_lsn: Lsn,
+    /// Up to where it was received.
+    pub received_lsn: Lsn,
+    /// Up to where it is durable here.
+    pub flushed_lsn: Lsn,
+    /// Up to where it is in the repository, tails included.
+    pub stored_lsn: Lsn,
+    /// Up to where whole segments are in the repository.
+    pub archived_lsn: Lsn,
+    /// When the newest WAL in the repository had been received: what came later is lost with this host.
+    pub stored_at: Option<Timestamp>,
+    /// When the newest durable WAL was received.
+    pub flushed_at: Option<Timestamp>,
+    /// Bytes of complete segments that wait for the repository.
+    pub waiting_bytes: u64,
+    /// Why WAL does not come in, or the repository does not take it.
+    pub error: Option<String>,
+    /// Failures since the agent started, by kind.
+    pub errors: BTreeMap<String, u64>,
+    /// What is lost.
+    pub gaps: Vec<Gap>,
+    /// What the server went on without.
+    pub side_branches: Vec<SideBranch>,
+    /// The retention slot.
+    pub slot: SlotStatus,
+}
+
+impl StreamStatus {
+    /// Bytes that the server has and the repository has not.
+    pub fn lag_bytes(&self) -> u64 {
+        self.server_lsn.saturating_sub(self.stored_lsn)
+    }
+
+    /// Seconds of commits that would be lost with this host and the server's now; `None` before anything was stored.
+    pub fn rpo_seconds(&self, now: Timestamp) -> Option<f64> {
+        let stored = self.stored_at?;
+        if self.stored_lsn >= self.server_lsn && self.streaming {
+            return Some(0.0);
+        }
+        Some((now - stored).total(jiff::Unit::Second).unwrap_or(0.0).max(0.0))
+    }
+}
+
+#[derive(Default)]
+struct State {
+    status: StreamStatus,
+    /// Something was completed or flushed since the storing thread looked.
+    news: bool,
+    stopped: bool,
+}
+
+/// What the stream's threads share.
+#[derive(Default)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Shared {
+    pub(super) fn status(&self) -> StreamStatus {
+        self.state.lock().status.clone()
+    }
+
+    pub(super) fn update(&self, change: impl FnOnce(&mut StreamStatus)) {
+        change(&mut self.state.lock().status);
+    }
+
+    /// Counts a failure. True if it is another one than the last.
+    pub(super) fn failed(&self, kind: &str, text: String) -> bool {
+        let mut state = self.state.lock();
+        *state.status.errors.entry(kind.to_owned()).or_default() += 1;
+        let is_new = state.status.error.as_ref() != Some(&text);
+        state.status.error = Some(text);
+        is_new
+    }
+
+    /// A segment is complete: the storing thread has work.
+    pub(super) fn completed(&self) {
+        self.state.lock().news = true;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.state.lock().stopped
+    }
+
+    /// Waits until a segment is complete, the end has come, or this long.
+    pub(super) fn wait_for_news(&self, time: Duration) {
+        let mut state = self.state.lock();
+        if !state.news && !state.stopped {
+            self.changed.wait_for(&mut state, time);
+        }
+        state.news = false;
+    }
+
+    /// Waits this long; true as soon as the end has come.
+    pub(super) fn wait_for_stop(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        let mut state: MutexGuard<'_, State> = self.state.lock();
+        while !state.stopped && !self.changed.wait_until(&mut state, deadline).timed_out() {}
+        state.stopped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_be_lost_is_told() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let mut status = StreamStatus { streaming: true, stored_at: Some(at(100)), ..Default::default() };
+        (status.server_lsn, status.stored_lsn) = (Lsn::new(500), Lsn::new(500));
+        assert_eq!((status.lag_bytes(), status.rpo_seconds(at(160))), (0, Some(0.0)));
+        status.server_lsn = Lsn::new(700);
+        assert_eq!((status.lag_bytes(), status.rpo_seconds(at(160))), (200, Some(60.0)));
+        // A server that cannot be seen may have written anything since.
+        (status.server_lsn, status.streaming) = (Lsn::new(500), false);
+        assert_eq!(status.rpo_seconds(at(160)), Some(60.0));
+    }
+
+    #[test]
+    fn a_failure_is_new_only_once() {
+        let shared = Shared::default();
+        assert!(shared.failed("connection", "refused".to_owned()));
+        assert!(!shared.failed("connection", "refused".to_owned()));
+        assert!(shared.failed("disk", "full".to_owned()));
+        assert_eq!(shared.status().errors["connection"], 2);
+    }
+}

@@ -1,0 +1,65 @@
+//! WAL as it is written: the agent as a replication client.
+
+mod archiver;
+mod deaths;
+mod follows;
+mod schedule;
+mod synchronous;
+mod timelines;
+
+use std::time::Duration;
+
+use serde_json::Value;
+use walkeep_pg_integration::walkeep::Agent;
+use walkeep_pg_integration::{Cluster, MajorVersion, Walkeep, wait_until};
+use walkeep_proto::lsn::Lsn;
+
+/// How long WAL may take to arrive on a busy machine.
+pub const ARRIVES: Duration = Duration::from_secs(60);
+
+/// A cluster that does not archive by command: what arrives was streamed. Small segments, a slot's retention, no load yet.
+pub fn cluster(major: MajorVersion) -> Cluster {
+    Cluster::options(major).wal_segment_mb(1).setting("max_wal_size", "64MB").create()
+}
+
+/// Walkeep with an initialised repository, tails every 200 ms.
+pub fn walkeep(cluster: &Cluster) -> Walkeep {
+    let walkeep = Walkeep::new(cluster);
+    walkeep.init(&[]).ok();
+    walkeep.configure("stream", "tail_interval", "200ms");
+    walkeep
+}
+
+/// An agent that streams.
+#[track_caller]
+pub fn streaming(walkeep: &Walkeep) -> Agent {
+    let mut agent = walkeep.agent();
+    agent.wait_ready(walkeep);
+    wait_until("WAL to come in", ARRIVES, || status(walkeep)["streaming"] == true);
+    agent
+}
+
+/// What `walkeep status` says of the stream.
+#[track_caller]
+pub fn status(walkeep: &Walkeep) -> Value {
+    walkeep.json(&["status"])["stream"].take()
+}
+
+/// A position of the stream's status.
+#[track_caller]
+pub fn position(walkeep: &Walkeep, name: &str) -> Lsn {
+    let status = status(walkeep);
+    status[name].as_str().and_then(|lsn| lsn.parse().ok()).unwrap_or_else(|| panic!("no {name} in {status}"))
+}
+
+/// Where the server is now.
+#[track_caller]
+pub fn now(cluster: &Cluster) -> Lsn {
+    cluster.query_one::<String>("select pg_current_wal_flush_lsn()").parse().expect("a position")
+}
+
+/// Waits until everything up to `lsn` is in the repository.
+#[track_caller]
+pub fn wait_stored(walkeep: &Walkeep, lsn: Lsn) {
+    wait_until(&format!("WAL up to {lsn} to be stored"), ARRIVES, || position(walkeep, "stored_lsn") >= lsn);
+}
