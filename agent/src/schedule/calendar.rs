@@ -90,10 +90,7 @@ impl Calendar {
                 // The change lies between the two readings of a time that it skips.
                 let (earliest, latest) = (after.to_timestamp(local).ok()?, before.to_timestamp(local).ok()?);
                 let change = self.zone.following(earliest).next().map(|change| change.timestamp());
-                {
-                    let _ = change;
-                    Some(latest)
-                }
+                Some(change.map_or(latest, |change| change.min(latest)))
             }
         }
     }

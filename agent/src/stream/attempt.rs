@@ -18,7 +18,7 @@ use super::error::Pauses;
 use super::receive::{Ended, Rhythm, receive};
 use super::record::Record;
 use super::resume::{Situation, left_behind};
-use super::spool::{Spool, Spooled};
+use super::spool::{Aside, Spool, Spooled};
 use super::status::{Gap, Shared, SideBranch};
 use super::store::Store;
 use crate::config::StreamSettings;
@@ -92,9 +92,9 @@ impl Attempts<'_> {
         }
         let done = match error {
             StreamError::WalRemoved { timeline, from, message } => self.give_up(*timeline, *from, message, record),
-            StreamError::Diverged { at, .. } => self.set_aside(*at),
+            StreamError::Diverged { at, .. } => self.set_aside(Aside::Diverged, *at),
             // What is on disk is not known any more: a new file, from the segment's start.
-            StreamError::Fsync(_) => self.set_aside(Lsn::INVALID),
+            StreamError::Fsync(_) => self.set_aside(Aside::Unsynced, self.shared.status().flushed_lsn),
             _ => Ok(()),
         };
         if let Err(error) = done {
@@ -354,9 +354,9 @@ impl Attempts<'_> {
     }
 
     /// Puts the open segments' files aside; they are received again.
-    fn set_aside(&self, at: Lsn) -> Result<()> {
+    fn set_aside(&self, why: Aside, at: Lsn) -> Result<()> {
         for spooled in self.spool.contents()?.into_iter().filter(|spooled| !spooled.complete) {
-            let kept = self.spool.set_aside(&spooled, at)?;
+            let kept = self.spool.set_aside(&spooled, why, at)?;
             tracing::error!(
                 "what was received of segment {} is kept as '{}'",
                 spooled.segment.file_name(self.spool.size()),

@@ -6,6 +6,7 @@
 //! | `<segment>` | a complete segment, durable |
 //! | `spare-<segment>` | an archived segment's file, to be written again: its blocks are allocated |
 //! | `diverged-<segment>-<lsn>` | what the server had sent before it sent something else; for people to look at |
+//! | `unsynced-<segment>-<lsn>` | what could not be made durable, and was received again; likewise |
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -31,6 +32,24 @@ pub struct Spooled {
     pub complete: bool,
     /// Where it is.
     pub path: PathBuf,
+}
+
+/// Why a file is put aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aside {
+    /// The server does not stand by it any more.
+    Diverged,
+    /// It could not be made durable.
+    Unsynced,
+}
+
+impl Aside {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Diverged => "diverged",
+            Self::Unsynced => "unsynced",
+        }
+    }
 }
 
 /// The spool of one cluster.
@@ -106,9 +125,9 @@ impl Spool {
         self.rename(&spooled.path, &self.directory.join(format!("{SPARE}{}", spooled.segment.file_name(self.size))))
     }
 
-    /// Puts aside what the server does not stand by any more.
-    pub fn set_aside(&self, spooled: &Spooled, at: Lsn) -> Result<PathBuf> {
-        let name = format!("diverged-{}-{:016x}", spooled.segment.file_name(self.size), at.as_u64());
+    /// Puts a file aside that is not to be continued.
+    pub fn set_aside(&self, spooled: &Spooled, why: Aside, at: Lsn) -> Result<PathBuf> {
+        let name = format!("{}-{}-{:016x}", why.word(), spooled.segment.file_name(self.size), at.as_u64());
         let path = self.directory.join(name);
         self.rename(&spooled.path, &path)?;
         Ok(path)

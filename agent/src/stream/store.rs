@@ -12,7 +12,7 @@ use walkeep_chunkstore::{Error, ErrorKind};
 use walkeep_proto::lsn::Lsn;
 use walkeep_proto::segment::WalSegment;
 
-use super::spool::{Spool, Spooled};
+use super::spool::{Aside, Spool, Spooled};
 use super::status::Shared;
 use crate::archive::{self, StoredFiles};
 
@@ -94,7 +94,7 @@ impl Store {
                 // Both contents are kept, and nobody is served before people have decided: see `WalArchive`.
                 tracing::error!("streamed segment {name} is refused: {error:#}");
                 self.shared.failed("conflict", format!("{error:#}"));
-                self.spool.set_aside(spooled, spooled.segment.start(size))?;
+                self.spool.set_aside(spooled, Aside::Diverged, spooled.segment.start(size))?;
                 return Ok(());
             }
             Err(error) => return Err(error).with_context(|| format!("unable to store streamed segment {name}")),

@@ -1,6 +1,8 @@
 //! A clock that is stepped.
 
 use jiff::{SignedDuration, Timestamp};
+use walkeep_proto::lsn::Lsn;
+use walkeep_proto::timeline::TimelineId;
 
 use super::world::*;
 use crate::schedule::*;
@@ -32,6 +34,21 @@ fn after_a_step_back_a_due_time_has_no_second_backup() {
         (at("2026-05-04T06:00:00Z"), cron("2026-05-04T03:00:00Z")),
     ];
     assert_eq!(world.started(), expected);
+}
+
+#[test]
+fn after_a_step_back_what_is_announced_is_the_next_due_time_without_a_backup() {
+    let (due, now) = (at("2026-05-02T03:00:00Z"), at("2026-05-02T01:00:00Z"));
+    let (stop_lsn, timeline) = (Lsn::new(1), TimelineId::FIRST);
+    let newest = Some(NewestBackup { started: due, stopped: due, stop_lsn, timeline });
+    let facts = Facts { newest, ..Facts::default() };
+    let mut history = History::default();
+    history.start(Reason::Cron { due }, due);
+    history.succeed("b".to_owned(), due, [due]);
+    assert!(history.observe(now, &facts));
+    let next = at("2026-05-03T03:00:00Z");
+    let expected = Decision::NotBefore(next, Why::Planned(Reason::Cron { due: next }));
+    assert_eq!(nightly().decide(now, &facts, &history), expected);
 }
 
 #[test]

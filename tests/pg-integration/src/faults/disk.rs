@@ -75,12 +75,26 @@ impl Drop for SmallDisk {
 /// The same command under RLIMIT_FSIZE: no file it writes can grow past `bytes` (SIGXFSZ, or EFBIG where that is ignored).
 pub fn with_file_size_limit(command: &Command, bytes: u64) -> Command {
     let mut limited = TestUser::get().command("prlimit");
-    limited.arg(format!("--fsize={bytes}")).arg("--").arg(command.get_program()).args(command.get_args());
+    limited.arg(format!("--fsize={bytes}")).arg("--");
+    handed_over(limited, command)
+}
+
+/// The same command, of whose calls of `call` the one of this number fails with `error`, in each of its threads.
+pub fn with_failing_call(command: &Command, call: &str, number: u32, error: &str) -> Command {
+    let mut traced = TestUser::get().command("strace");
+    traced.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+    traced.args(["-e", &format!("inject={call}:error={error}:when={number}"), "--"]);
+    handed_over(traced, command)
+}
+
+/// A program that runs another.
+fn handed_over(mut program: Command, command: &Command) -> Command {
+    program.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
-            Some(value) => limited.env(name, value),
-            None => limited.env_remove(name),
+            Some(value) => program.env(name, value),
+            None => program.env_remove(name),
         };
     }
-    limited
+    program
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-pub use disk::{SmallDisk, with_file_size_limit};
+pub use disk::{SmallDisk, with_failing_call, with_file_size_limit};
 pub use pooler::Pooler;
 use rand::RngExt;
 use rand::rngs::StdRng;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -21,9 +21,14 @@ pub struct Agent {
 impl Agent {
     #[track_caller]
     pub(super) fn spawn(walkeep: &Walkeep) -> Self {
+        Self::run(walkeep, walkeep.command(&["agent"]))
+    }
+
+    /// An agent that is run by `command`, e.g. within another program.
+    #[track_caller]
+    pub fn run(walkeep: &Walkeep, mut command: Command) -> Self {
         let log = walkeep.scratch().path().join("agent.log");
         let open = || File::options().create(true).append(true).open(&log).unwrap_or_else(|e| panic!("agent log: {e}"));
-        let mut command = walkeep.command(&["agent"]);
         command.stdout(open()).stderr(open());
         let child = command.spawn().unwrap_or_else(|e| panic!("unable to run the agent: {e}"));
         Self { child: Some(child), log }

@@ -1,6 +1,7 @@
 //! WAL as it is written: the agent as a replication client.
 
 mod archiver;
+mod bad_days;
 mod deaths;
 mod follows;
 mod schedule;
