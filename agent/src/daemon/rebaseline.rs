@@ -24,6 +24,8 @@ use crate::stream::{Stream, StreamStatus};
 const LOOK: Duration = Duration::from_secs(1);
 /// How often a backup that runs is looked at.
 const POLL: Duration = Duration::from_millis(100);
+/// How long a backup waits for the stream; then it relies on `archive_command`.
+const STREAM_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a backup may take to end when it is told to.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest report of a backup.
@@ -66,6 +68,18 @@ impl<'a> AgentWorld<'a> {
     fn events(&self) -> (Option<u32>, usize) {
         let stream = self.stream.map(Stream::status).unwrap_or_default();
         (stream.timeline.map(|timeline| timeline.get()), stream.gaps.len())
+    }
+
+    /// Gives the stream time to begin: a backup needs the WAL behind its start. True when the agent stops.
+    fn wait_for_stream(&self) -> bool {
+        let begun = Instant::now();
+        let waits = || self.stream.is_some_and(|stream| !stream.status().streaming);
+        while waits() && begun.elapsed() < STREAM_PATIENCE {
+            if self.wait_for_stop(POLL) {
+                return true;
+            }
+        }
+        false
     }
 
     fn wait_for_stop(&self, time: Duration) -> bool {
@@ -196,6 +210,9 @@ impl World for AgentWorld<'_> {
     }
 
     fn back_up(&self, reason: &Reason, deadline: Duration) -> Result<BackupOutcome> {
+        if self.wait_for_stream() {
+            return Ok(BackupOutcome::Stopped);
+        }
         let mut child = self.command(reason)?.spawn().context("unable to start the backup")?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let (watched, report, messages) = std::thread::scope(|scope| {

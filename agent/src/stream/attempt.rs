@@ -19,7 +19,7 @@ use super::receive::{Ended, Rhythm, receive};
 use super::record::Record;
 use super::resume::{Situation, left_behind};
 use super::spool::{Aside, Spool, Spooled};
-use super::status::{Gap, Shared, SideBranch};
+use super::status::{Gap, Shared, SideBranch, SlotStatus};
 use super::store::Store;
 use crate::config::StreamSettings;
 use crate::context::Context;
@@ -28,6 +28,9 @@ use crate::postgres::connection::{Connection, Purpose, ReplicationStart, server_
 use crate::postgres::conninfo::Conninfo;
 use crate::{archive, backup};
 
+/// How long the slot is waited for, and how often it is looked for.
+const SLOT_PATIENCE: Duration = Duration::from_secs(10);
+const SLOT_LOOK: Duration = Duration::from_millis(20);
 /// An attempt that lasted this long got somewhere: the next pause is short again.
 const GOOD: Duration = Duration::from_secs(30);
 
@@ -54,10 +57,12 @@ impl Attempts<'_> {
         let mut pauses = Pauses::default();
         while !self.shared.is_stopped() {
             let begun = std::time::Instant::now();
+            self.wait_for_slot();
             let ended = runtime.block_on(self.attempt(&mut record));
             self.shared.update(|status| (status.streaming, status.since) = (false, None));
             if begun.elapsed() > GOOD {
                 pauses.reset();
+                self.shared.recovered();
             }
             let error = match ended {
                 // Where its history goes on is found out at once.
@@ -71,6 +76,18 @@ impl Attempts<'_> {
             self.learn(&error, &mut record);
             self.shared.wait_for_stop(pauses.after(&error));
         }
+    }
+
+    /// The slot comes first: what the stream starts with must not be removed meanwhile. One that cannot be had is told
+    /// elsewhere, and stops nothing.
+    fn wait_for_slot(&self) {
+        let begun = std::time::Instant::now();
+        let is_known = |slot: &SlotStatus| slot.restart_lsn.is_some() || slot.error.is_some();
+        while self.settings.slot.is_some()
+            && !is_known(&self.shared.status().slot)
+            && begun.elapsed() < SLOT_PATIENCE
+            && !self.shared.wait_for_stop(SLOT_LOOK)
+        {}
     }
 
     fn publish(&self, record: &Record) {
@@ -113,7 +130,7 @@ impl Attempts<'_> {
         self.let_go_of_left_segments(start)?;
         let position = start.start(self.spool.size());
         let query = command::start_replication(None, position, start.timeline);
-        let refused = |error| removed_or(error, start.timeline, position);
+        let refused = |error| removed_or(error, &start.file_name(self.spool.size()), start.timeline, position);
         let (reader, writer) = match connection.start_replication(&query).await.map_err(refused)? {
             ReplicationStart::Streaming(reader, writer) => (reader, writer),
             // The server has switched since it was asked; it is asked again.
@@ -139,8 +156,9 @@ impl Attempts<'_> {
         // WAL that is gone may be missed only when it is to be sent.
         received.map_err(|error| match error {
             StreamError::Connection(error) => {
-                let next = self.spool.size().segment_at(self.shared.status().received_lsn);
-                removed_or(error, start.timeline, next.start(self.spool.size()))
+                let size = self.spool.size();
+                let next = WalSegment { number: size.segment_at(self.shared.status().received_lsn), ..start };
+                removed_or(error, &next.file_name(size), start.timeline, next.start(size))
             }
             other => other,
         })
@@ -386,9 +404,14 @@ fn connection_error(error: anyhow::Error) -> StreamError {
     if passes { StreamError::Connection(error) } else { StreamError::Refused(error) }
 }
 
-fn removed_or(error: anyhow::Error, timeline: TimelineId, from: Lsn) -> StreamError {
+/// WAL that is gone: the server names the segment, under one of two codes (`CheckXLogRemoved`, `WalSndSegmentOpen`), in the
+/// language of its messages.
+fn removed_or(error: anyhow::Error, segment: &str, timeline: TimelineId, from: Lsn) -> StreamError {
     match server_error(&error) {
-        Some(server) if server.code() == SqlState::UNDEFINED_FILE => {
+        Some(server)
+            if matches!(server.code(), SqlState::UNDEFINED_FILE | SqlState::INTERNAL_ERROR)
+                && server.0.message.contains(segment) =>
+        {
             StreamError::WalRemoved { timeline, from, message: server.0.message.clone() }
         }
         _ => connection_error(error),

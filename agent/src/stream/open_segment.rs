@@ -99,21 +99,23 @@ impl OpenSegment {
             return Ok(0);
         }
         let Ok(mut decoder) = WalDecoder::new(header.format(), self.segment.timeline, start) else { return Ok(0) };
-        let (mut offset, length) = (0, self.size.bytes() as usize);
+        let (mut offset, length, mut end) = (0, self.size.bytes() as usize, start);
         while offset < length {
             let block = BLOCK.min(length - offset);
             let bytes = self.read(u32::try_from(offset)?, block)?;
             let mut records = decoder.feed(&bytes);
             loop {
                 match records.next_record() {
-                    Ok(Some(_)) => {}
+                    // Behind a switch there are zeros, which may not have been received: it proves nothing about them.
+                    Ok(Some(record)) if record.is_switch() => return Ok(self.offset_of(end)),
+                    Ok(Some(record)) => end = record.end,
                     Ok(None) => break,
-                    Err(_) => return Ok(self.offset_of(decoder.boundary())),
+                    Err(_) => return Ok(self.offset_of(end)),
                 }
             }
             offset += block;
         }
-        Ok(self.offset_of(decoder.boundary()))
+        Ok(self.offset_of(end))
     }
 
     fn offset_of(&self, lsn: Lsn) -> u32 {

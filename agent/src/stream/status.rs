@@ -110,6 +110,8 @@ impl StreamStatus {
 #[derive(Default)]
 struct State {
     status: StreamStatus,
+    /// The failure that was told last: attempts that end alike are told once, though each may begin well.
+    told: Option<String>,
     /// Something was completed or flushed since the storing thread looked.
     news: bool,
     stopped: bool,
@@ -135,9 +137,15 @@ impl Shared {
     pub(super) fn failed(&self, kind: &str, text: String) -> bool {
         let mut state = self.state.lock();
         *state.status.errors.entry(kind.to_owned()).or_default() += 1;
-        let is_new = state.status.error.as_ref() != Some(&text);
+        let is_new = state.told.as_ref() != Some(&text);
+        state.told = Some(text.clone());
         state.status.error = Some(text);
         is_new
+    }
+
+    /// Things went well for a while: the next failure is told whatever it is.
+    pub(super) fn recovered(&self) {
+        self.state.lock().told = None;
     }
 
     /// A segment is complete: the storing thread has work.
@@ -195,6 +203,10 @@ mod tests {
         let shared = Shared::default();
         assert!(shared.failed("connection", "refused".to_owned()));
         assert!(!shared.failed("connection", "refused".to_owned()));
+        assert!(shared.failed("disk", "full".to_owned()));
+        shared.update(|status| status.error = None);
+        assert!(!shared.failed("disk", "full".to_owned()), "an attempt that begins well is no recovery");
+        shared.recovered();
         assert!(shared.failed("disk", "full".to_owned()));
         assert_eq!(shared.status().errors["connection"], 2);
     }

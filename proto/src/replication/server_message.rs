@@ -35,6 +35,8 @@ impl SqlState {
     pub const OBJECT_IN_USE: Self = Self(*b"55006");
     /// A file is missing: a WAL segment that was removed, a timeline without history.
     pub const UNDEFINED_FILE: Self = Self(*b"58P01");
+    /// Whatever has no code of its own, such as WAL that was removed while it was being read.
+    pub const INTERNAL_ERROR: Self = Self(*b"XX000");
     /// The server is shutting down, or an administrator ended the session.
     pub const ADMIN_SHUTDOWN: Self = Self(*b"57P01");
     /// Another process of the server crashed.
