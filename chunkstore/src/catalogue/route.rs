@@ -171,7 +171,7 @@ impl<'a> Route<'a> {
         let Some(last) = self.own_end(first, held)? else { return Ok(None) };
         let scan = self.scan(last)?;
         let complete = scan.is_complete();
-        let mut run = Run { first, last, end: end_of_records(&scan), ends_by: RunEnd::Newest, tail: None };
+        let mut run = Run { first, last, end: self.end_of_records(first, last)?, ends_by: RunEnd::Newest, tail: None };
         if last < held {
             run.ends_by = RunEnd::OtherCluster(self.segment(last.next()));
         } else if complete && self.tail(last.next()).is_some() {
@@ -213,7 +213,25 @@ impl<'a> Route<'a> {
         if scan.first_record.is_none() && !finishes_one {
             return without(ends_by);
         }
-        Ok(Some(Run { first, last: number, end: end_of_records(&scan), ends_by, tail: Some(segment) }))
+        Ok(Some(Run { first, last: number, end: self.end_of_records(first, number)?, ends_by, tail: Some(segment) }))
+    }
+
+    /// Where the last record ends that is whole in these segments, if it may run through some of them.
+    fn end_of_records(&self, first: SegmentNumber, last: SegmentNumber) -> Result<Lsn> {
+        for number in (first.get()..=last.get()).rev() {
+            let scan = self.scan(SegmentNumber::new(number))?;
+            let runs_through = scan.continuation.as_ref().is_some_and(|rest| rest.missing > 0);
+            let end = match &scan.crossing {
+                _ if !scan.is_complete() => Some(scan.valid_up_to),
+                Some(crossing) => scan.last_record_end.or(Some(crossing.start)),
+                None if runs_through => None,
+                None => scan.last_record_end.or(Some(scan.valid_up_to)),
+            };
+            if let Some(end) = end {
+                return Ok(end);
+            }
+        }
+        Ok(first.start(self.size))
     }
 
     /// The last segment of `first..=held` that is of this cluster. After a `pg_upgrade` the new cluster's WAL carries on
@@ -273,9 +291,4 @@ impl<'a> Route<'a> {
         };
         self.history.timelines().filter_map(later).min_by_key(|segment| segment.number)
     }
-}
-
-/// Where the records of a run's last segment end.
-fn end_of_records(scan: &SegmentScan) -> Lsn {
-    if scan.is_complete() { scan.last_record_end.unwrap_or(scan.valid_up_to) } else { scan.valid_up_to }
 }

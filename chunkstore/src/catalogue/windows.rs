@@ -208,9 +208,13 @@ pub fn describe_end(route: &Route<'_>, end: RunEnd) -> Option<String> {
     match end {
         RunEnd::Newest => None,
         RunEnd::Gap { missing, resumes } => {
-            let lacks =
-                if matches!(route.piece(missing.number), Some((_, Held::Tail(_)))) { "only a tail" } else { "missing" };
-            Some(format!("WAL segment {} is {lacks}, WAL goes on with {}", name(missing), name(resumes)))
+            let is_tail = matches!(route.piece(missing.number), Some((_, Held::Tail(_))));
+            let (missing, resumes) = (name(missing), name(resumes));
+            Some(if is_tail {
+                format!("there is only a tail of WAL segment {missing}, WAL goes on with {resumes}")
+            } else {
+                format!("WAL segment {missing} is missing, WAL goes on with {resumes}")
+            })
         }
         RunEnd::Disputed(segment) => Some(format!("the archive holds two contents of WAL segment {}", name(segment))),
         RunEnd::OtherCluster(segment) => Some(format!("WAL segment {} is of another cluster", name(segment))),

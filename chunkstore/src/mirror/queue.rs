@@ -87,6 +87,21 @@ struct State {
     stopped: bool,
 }
 
+impl State {
+    /// The beginning of the keys of a segment of which both tails and the whole have arrived, now that `sent` has.
+    fn tails_to_drop(&mut self, sent: &ObjectKey) -> Option<String> {
+        let prefix = segment_prefix(sent)?.to_owned();
+        if !is_tail(sent) {
+            return self.tails.take(&prefix);
+        }
+        if self.done.keys().any(|key| !is_tail(key) && segment_prefix(key) == Some(&prefix)) {
+            return Some(prefix);
+        }
+        self.tails.insert(prefix);
+        None
+    }
+}
+
 /// The queue of one mirror. [`MirrorQueue::run`] works on it until [`MirrorQueue::stop`].
 pub struct MirrorQueue {
     storage: MirroredStorage,
@@ -240,19 +255,24 @@ impl MirrorQueue {
             }
         };
         let outcome = self.send(class, &key, entry);
-        if outcome.is_ok() && class == Class::Wal {
-            self.drop_tails(&key);
-        }
         let mut state = self.state.lock();
         match outcome {
             Ok(sent) => {
                 state.waiting.remove(&(class, key.clone()));
+                let whole = state.tails_to_drop(&key);
                 state.done.insert(key, Instant::now());
                 state.lag.sent_objects += u64::from(sent);
                 state.lag.sent_bytes += if sent { entry.size } else { 0 };
                 state.lag.failures = 0;
                 state.lag.error = None;
                 state.retry = None;
+                drop(state);
+                // Whoever dropped them here had to leave the last one there.
+                if let Some(prefix) = whole
+                    && let Err(error) = self.remote().delete_chosen(&prefix, &|listed| superseded(listed, None))
+                {
+                    tracing::debug!("superseded tails stay in '{}': {error}", self.remote().location());
+                }
             }
             Err(error) => {
                 if let Some(entry) = state.waiting.get_mut(&(class, key.clone())) {
@@ -284,34 +304,17 @@ impl MirrorQueue {
         let mut waiting_for = None;
         let mut may_go = |class: Class, key: &ObjectKey| {
             let cluster = key.as_str().split('/').nth(1).map(str::to_owned);
+            let waits = class == Class::Wal && is_tail(key) && waiting_for == cluster;
             if class == Class::Wal && !is_tail(key) {
                 waiting_for = cluster;
-                return true;
             }
-            class != Class::Wal || waiting_for != cluster
+            !waits
         };
-        let ready = |(_, entry): &(&(Class, ObjectKey), &Entry)| !entry.under_way && !left_to_writer(entry);
-        state
-            .waiting
-            .iter()
-            .filter(|((class, key), _)| may_go(*class, key))
-            .filter(ready)
+        let in_order = state.waiting.iter().filter(|((class, key), _)| may_go(*class, key));
+        in_order
+            .filter(|(_, entry)| !entry.under_way && !left_to_writer(entry))
             .find(|((class, _), entry)| *class != Class::Backups || !earlier(entry))
             .map(|((class, key), _)| (*class, key.clone()))
-    }
-
-    /// Remembers a tail that was sent, and removes those of a segment that was sent whole: whoever dropped them here had to
-    /// leave the last one there.
-    fn drop_tails(&self, sent: &ObjectKey) {
-        let Some(prefix) = segment_prefix(sent) else { return };
-        if is_tail(sent) {
-            self.state.lock().tails.insert(prefix.to_owned());
-            return;
-        }
-        let were_sent = self.state.lock().tails.remove(prefix);
-        if were_sent && let Err(error) = self.remote().delete_chosen(prefix, &|listed| superseded(listed, None)) {
-            tracing::debug!("superseded tails stay in '{}': {error}", self.remote().location());
-        }
     }
 
     /// Sends one object. Says whether it had to travel.
@@ -382,14 +385,14 @@ mod tests {
         let queue = MirrorQueue::new(MirroredStorage::new(local, vec![remote], Keep::Everything).unwrap(), 0);
         let key = |text: &str| (Class::Wal, ObjectKey::new(format!("clusters/{text}-0123456789abcdef")).unwrap());
         let tail = |segment: &str| key(&format!("{segment}.tail-0000000000000100"));
-        let (one, two) =
-            ("a/wal/00000001/00000000/000000010000000000000001", "a/wal/00000001/00000000/000000010000000000000002");
-        let other = "b/wal/00000001/00000000/000000010000000000000001";
-        let mut state = State::default();
+        let [one, two, other] = [
+            "a/wal/1/0/000000010000000000000001",
+            "a/wal/1/0/000000010000000000000002",
+            "b/wal/1/0/000000010000000000000001",
+        ];
         let entry = Entry { size: 1, named: SystemTime::now(), under_way: false };
-        for key in [tail(one), key(two), tail(two), tail(other)] {
-            state.waiting.insert(key, entry);
-        }
+        let waiting = [tail(one), key(two), tail(two), tail(other)].map(|key| (key, entry)).into();
+        let mut state = State { waiting, ..State::default() };
         for expected in [Some(tail(one)), Some(key(two)), Some(tail(other)), None] {
             assert_eq!(queue.choose(&state), expected);
             if let Some(chosen) = expected {

@@ -1,10 +1,11 @@
 //! A repository made without PostgreSQL: WAL written here, and backups of a few files.
 
 // Each test binary uses a part of it, and helpers may fail as loudly as tests.
-#![allow(dead_code, clippy::unwrap_used, clippy::missing_panics_doc)]
+#![allow(dead_code, clippy::unwrap_used, clippy::panic, clippy::missing_panics_doc)]
 
 pub mod cluster;
 pub mod files;
+pub mod recovery;
 pub mod remote;
 
 use std::sync::Arc;

@@ -27,11 +27,11 @@ pub(crate) fn scan_tail(bytes: &[u8], segment: WalSegment, size: WalSegmentSize)
         return Ok(as_stored);
     }
     let mut scan = scan_segment(&padded(bytes.to_vec(), size)?, &context)?;
-    match scan.crossing.take() {
-        // Zeros up to the end of the segment: no page behind them could say that they are none of the record's.
-        Some(crossing) => (scan.end, scan.valid_up_to) = (SegmentEnd::Short, crossing.start),
-        None if scan.is_complete() => {}
-        None => scan.end = SegmentEnd::Short,
+    // A record that runs on to the end of the segment: no page behind it could say that those zeros are none of its own.
+    let runs_on = scan.crossing.take().is_some();
+    if runs_on || !scan.is_complete() {
+        scan.end = SegmentEnd::Short;
+        scan.valid_up_to = scan.last_record_end.unwrap_or(as_stored.valid_up_to);
     }
     Ok(scan)
 }
@@ -122,6 +122,8 @@ mod tests {
             }
         }
         (40..1200).for_each(|cut| real.check(cut));
+        // A page of which nothing is there but its header, and of that all but zeros.
+        (671_744..671_800).for_each(|cut| real.check(cut));
         (real.bytes.len() - 300..real.bytes.len()).for_each(|cut| real.check(cut));
     }
 

@@ -185,7 +185,7 @@ fn a_damaged_tail_is_an_error_and_no_shorter_one() {
     storage.delete(&key).unwrap();
     for (from, to) in [
         (format!("{:x}", at(9000).as_u64()), format!("{:x}", at(9008).as_u64())),
-        (key.name()[42..].to_owned(), "0".repeat(16)),
+        (key.name()[47..].to_owned(), "0".repeat(16)),
     ] {
         let lying = ObjectKey::new(key.as_str().replace(&from, &to)).unwrap();
         assert_ne!(lying, key);
