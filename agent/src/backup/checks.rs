@@ -88,7 +88,7 @@ pub fn examine(context: &Context) -> Vec<Finding> {
                 server(context, &session)
             });
             look(&mut findings, "settings", "connect as a superuser or a member of pg_monitor", || {
-                settings(&session, context.config.stream_settings()?.is_some())
+                settings(&session, daemon::is_streaming(&context.config.state.dir))
             });
             look(&mut findings, "stream", "connect as a superuser or a member of pg_monitor", || {
                 let settings = context.config.stream_settings()?;

@@ -64,7 +64,7 @@ fn stream_lines(stream: &StreamStatus) -> String {
         (Some(error), ..) => format!("not streaming: {error}\n"),
         _ => "not streaming yet\n".to_owned(),
     };
-    if let (Some(error), true) = (&stream.error, stream.streaming) {
+    if let Some(error) = &stream.storing_error {
         text.push_str(&format!("streamed WAL waits: {error}\n"));
     }
     if let Some(seconds) = stream.rpo_seconds(Timestamp::now()) {

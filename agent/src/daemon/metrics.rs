@@ -66,6 +66,8 @@ impl Server {
             tokio::spawn(async move {
                 let service = service_fn(|request| answer(request, text.clone()));
                 let mut http = hyper::server::conn::http1::Builder::new();
+                // What was taken when it came would be told again and again on a connection that stays.
+                http.keep_alive(false);
                 let served =
                     http.timer(hyper_util::rt::TokioTimer::new()).serve_connection(TokioIo::new(connection), service);
                 if let Err(error) = served.await {

@@ -129,6 +129,8 @@ impl Attempts<'_> {
         let start = self.start(&history, &server, &held, record)?;
         self.let_go_of_left_segments(start)?;
         let position = start.start(self.spool.size());
+        // Complete segments in the spool are held, and not in the repository yet.
+        let archived = self.first_in_spool().map_err(StreamError::Disk)?.map_or(position, |first| first.min(position));
         let query = command::start_replication(None, position, start.timeline);
         let refused = |error| removed_or(error, &start.file_name(self.spool.size()), start.timeline, position);
         let (reader, writer) = match connection.start_replication(&query).await.map_err(refused)? {
@@ -149,8 +151,8 @@ impl Attempts<'_> {
             (status.streaming, status.since, status.error) = (true, Some(Timestamp::now()), None);
             (status.timeline, status.server_lsn) = (Some(start.timeline), server.position);
             (status.received_lsn, status.flushed_lsn) = (position, position);
-            status.archived_lsn = position;
-            status.stored_lsn = status.stored_lsn.max(position);
+            status.archived_lsn = archived;
+            status.stored_lsn = status.stored_lsn.max(archived);
         });
         let received = receive(reader, writer, disk, rhythm, self.shared).await;
         // WAL that is gone may be missed only when it is to be sent.
@@ -242,6 +244,12 @@ impl Attempts<'_> {
         pushed.map(|(_, history)| history).map_err(StreamError::Repository)
     }
 
+    /// Where the first complete segment begins that waits in the spool.
+    fn first_in_spool(&self) -> Result<Option<Lsn>> {
+        let mut waiting = self.spool.contents()?.into_iter().filter(|spooled| spooled.complete);
+        Ok(waiting.next().map(|spooled| spooled.segment.start(self.spool.size())))
+    }
+
     /// Complete segments in the repository and in the spool.
     fn held(&self) -> Result<BTreeSet<WalSegment>> {
         let inventory = self.context.archive().inventory(self.spool.size())?;
@@ -326,7 +334,7 @@ impl Attempts<'_> {
 
     fn store_open(&self, spooled: &Spooled) -> Result<()> {
         let open = self.spool.begin(spooled.segment)?;
-        let end = open.lsn(open.known_end());
+        let end = open.lsn(open.storable_end());
         if end == spooled.segment.start(self.spool.size()) {
             return Ok(());
         }

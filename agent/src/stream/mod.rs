@@ -20,6 +20,7 @@ mod slot;
 mod spool;
 mod status;
 mod store;
+mod sweep;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,11 +32,13 @@ use walkeep_chunkstore::repository::ClusterIdentity;
 use crate::archive::StoredFiles;
 use crate::config::StreamSettings;
 use crate::context::Context;
+use crate::repository::Ask;
 use attempt::Attempts;
 use slot::SlotKeeper;
 use spool::Spool;
 use status::Shared;
 use store::Store;
+use sweep::Sweep;
 
 pub use checks::examine;
 pub use error::StreamError;
@@ -65,7 +68,7 @@ impl Stream {
     /// Works until [`Stream::stop`].
     pub fn run(&self, context: &Context) {
         let Some((identity, spool)) = self.prepare(context) else { return };
-        let spool = Arc::new(spool);
+        let (spool, sweep) = (Arc::new(spool), Arc::<Sweep>::default());
         let store = Store {
             spool: Arc::clone(&spool),
             shared: Arc::clone(&self.shared),
@@ -74,16 +77,24 @@ impl Stream {
             level: context.config.compression.level,
             stored: Arc::clone(&self.stored),
             tail_interval: self.settings.tail_interval,
+            sweep: Arc::clone(&sweep),
         };
         let slot = self.settings.slot.clone().map(|name| SlotKeeper { context, shared: &self.shared, name });
         let attempts =
             Attempts { context, settings: &self.settings, shared: &self.shared, spool, identity, store: &store };
         std::thread::scope(|scope| {
-            scope.spawn(|| store.run());
+            let storing = scope.spawn(|| store.run());
+            scope.spawn(|| sweep.run(&store.archive, store.spool.size(), &self.shared));
             if let Some(slot) = &slot {
                 scope.spawn(|| slot.run());
             }
             attempts.run();
+            // What was received last is durable now: it is stored before the agent ends.
+            self.shared.received_all();
+            if storing.join().is_err() {
+                tracing::error!("the thread that stores WAL died");
+            }
+            sweep.stop();
         });
     }
 
@@ -111,6 +122,9 @@ impl Stream {
     }
 
     fn open(&self, context: &Context) -> Result<(ClusterIdentity, Spool)> {
+        if context.storages.waits_for_mirror() {
+            context.join_mirrors(Ask::WhatIsUnknown)?;
+        }
         let identity = context.identity()?;
         let spool = Spool::open(directory(context), identity.wal_segment_size)?;
         Ok((identity, spool))

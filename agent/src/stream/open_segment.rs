@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use walkeep_proto::lsn::Lsn;
 use walkeep_proto::segment::{WalSegment, WalSegmentSize};
-use walkeep_proto::wal::page::LONG_HEADER;
+use walkeep_proto::wal::page::{LONG_HEADER, SHORT_HEADER};
 use walkeep_proto::wal::{SegmentHeader, WalDecoder};
 
 use super::StreamError;
@@ -24,6 +24,7 @@ pub struct OpenSegment {
     segment: WalSegment,
     size: WalSegmentSize,
     known_end: u32,
+    storable_end: u32,
 }
 
 impl OpenSegment {
@@ -36,8 +37,8 @@ impl OpenSegment {
             // Only a change of the segment size does that; what it holds is of no use.
             file.set_len(u64::from(size.bytes())).with_context(opening)?;
         }
-        let mut open = Self { file, path, segment, size, known_end: 0 };
-        open.known_end = open.find_end()?;
+        let mut open = Self { file, path, segment, size, known_end: 0, storable_end: 0 };
+        (open.known_end, open.storable_end) = open.find_ends()?;
         Ok(open)
     }
 
@@ -54,6 +55,12 @@ impl OpenSegment {
     /// Offset behind the last record that was whole when the file was opened.
     pub const fn known_end(&self) -> u32 {
         self.known_end
+    }
+
+    /// Offset up to where there is WAL that may be of use: the end of a record that began in the segment before is not
+    /// proven by this segment alone, but together with that one.
+    pub const fn storable_end(&self) -> u32 {
+        self.storable_end
     }
 
     /// The position at an offset.
@@ -90,36 +97,74 @@ impl OpenSegment {
         Ok(bytes)
     }
 
-    /// Decodes the file from its start: what a crash left behind the last whole record is not WAL.
-    fn find_end(&self) -> Result<u32> {
+    /// Decodes the file from its start: what a crash left behind the last whole record is not WAL. Gives both ends.
+    fn find_ends(&self) -> Result<(u32, u32)> {
         let start = self.segment.start(self.size);
         let first = self.read(0, LONG_HEADER)?;
-        let Ok(header) = SegmentHeader::parse(&first) else { return Ok(0) };
+        let Ok(header) = SegmentHeader::parse(&first) else { return Ok((0, 0)) };
         if header.check_name(self.segment).is_err() || header.segment_size != self.size {
-            return Ok(0);
+            return Ok((0, 0));
         }
-        let Ok(mut decoder) = WalDecoder::new(header.format(), self.segment.timeline, start) else { return Ok(0) };
+        let Ok(mut decoder) = WalDecoder::new(header.format(), self.segment.timeline, start) else {
+            return Ok((0, 0));
+        };
         let (mut offset, length, mut end) = (0, self.size.bytes() as usize, start);
-        while offset < length {
+        'file: while offset < length {
             let block = BLOCK.min(length - offset);
             let bytes = self.read(u32::try_from(offset)?, block)?;
             let mut records = decoder.feed(&bytes);
             loop {
                 match records.next_record() {
                     // Behind a switch there are zeros, which may not have been received: it proves nothing about them.
-                    Ok(Some(record)) if record.is_switch() => return Ok(self.offset_of(end)),
+                    Ok(Some(record)) if record.is_switch() => break 'file,
                     Ok(Some(record)) => end = record.end,
                     Ok(None) => break,
-                    Err(_) => return Ok(self.offset_of(end)),
+                    Err(_) => break 'file,
                 }
             }
             offset += block;
         }
-        Ok(self.offset_of(end))
+        let known = self.offset_of(end);
+        let continued = match decoder.skipped() {
+            Some(skipped) if skipped.missing == 0 && !skipped.given_up => {
+                end_of_continuation(skipped.length, header.wal_block_size.bytes())
+            }
+            _ => 0,
+        };
+        Ok((known, known.max(continued.min(self.size.bytes()))))
     }
 
     fn offset_of(&self, lsn: Lsn) -> u32 {
         let bytes = lsn.saturating_sub(self.segment.start(self.size));
         u32::try_from(bytes).unwrap_or(u32::MAX).min(self.size.bytes())
+    }
+}
+
+/// Offset behind the bytes of a record that began in an earlier segment: `length` of them, on pages of `page` bytes that
+/// each begin with a header, the first with a long one. Records are aligned to 8 bytes (`MAXALIGN`).
+fn end_of_continuation(length: u32, page: u32) -> u32 {
+    let (mut offset, mut left) = (LONG_HEADER as u32, length);
+    loop {
+        let here = left.min(page - offset % page);
+        offset += here;
+        left -= here;
+        if left == 0 {
+            return offset.next_multiple_of(8);
+        }
+        offset += SHORT_HEADER as u32;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_s_rest_ends_behind_its_pages_headers() {
+        assert_eq!(end_of_continuation(8, 8192), 48);
+        assert_eq!(end_of_continuation(13, 8192), 56);
+        assert_eq!(end_of_continuation(8192 - 40, 8192), 8192);
+        assert_eq!(end_of_continuation(8192 - 40 + 1, 8192), 8192 + 24 + 8);
+        assert_eq!(end_of_continuation(2 * 8192 - 40 - 24 + 16, 8192), 2 * 8192 + 24 + 16);
     }
 }

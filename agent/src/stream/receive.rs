@@ -4,7 +4,6 @@
 //! task owns the socket's other half and answers the server whatever the disk does.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -45,8 +44,6 @@ impl Rhythm {
 
 /// What the reading side tells the reporter.
 struct Reporting {
-    /// Everything received so far.
-    received: AtomicU64,
     /// The server wants a report now.
     wanted: Notify,
     /// The server has been silent for long: the report asks for an answer.
@@ -65,12 +62,7 @@ pub(super) async fn receive(
     let start = disk.position;
     let (pieces, mut queue) = mpsc::channel(QUEUE);
     let (durable, reported) = watch::channel(start);
-    let reporting = Arc::new(Reporting {
-        received: AtomicU64::new(start.as_u64()),
-        wanted: Notify::new(),
-        ask: Notify::new(),
-        finish: Notify::new(),
-    });
+    let reporting = Arc::new(Reporting { wanted: Notify::new(), ask: Notify::new(), finish: Notify::new() });
     let disk = std::thread::Builder::new()
         .name("wal-disk".to_owned())
         .spawn(move || disk.run(&mut queue, &durable))
@@ -138,7 +130,6 @@ async fn read(
         match message {
             StreamEvent::Message(StreamMessage::WalData { start, server_end, data, .. }) => {
                 let end = start.saturating_add(data.len() as u64);
-                reporting.received.store(end.as_u64(), Ordering::Release);
                 shared.update(|status| (status.server_lsn, status.received_lsn) = (server_end, end));
                 if pieces.send(Piece { start, bytes: data }).await.is_err() {
                     // The disk thread has failed and says why.
@@ -169,11 +160,11 @@ async fn report(
 ) -> anyhow::Result<ReplicationWriter> {
     let (mut disk_runs, mut asks, mut finishing) = (true, false, false);
     loop {
+        // Written is what is durable: a commit with remote_write waits for a little more than it asks for.
         let flush = *durable.borrow_and_update();
-        let write = Lsn::new(reporting.received.load(Ordering::Acquire)).max(flush);
         let at = PgTimestamp::from_unix_micros(Timestamp::now().as_microsecond());
         // Nothing is replayed here: a commit with remote_apply must not be told that it was.
-        let update = StandbyStatusUpdate { write, flush, apply: Lsn::INVALID, at, reply_requested: asks };
+        let update = StandbyStatusUpdate { write: flush, flush, apply: Lsn::INVALID, at, reply_requested: asks };
         asks = false;
         writer.send_status(&update).await?;
         if finishing {

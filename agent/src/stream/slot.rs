@@ -52,11 +52,12 @@ impl SlotKeeper<'_> {
         };
         let mut slot = match self.read(session)? {
             Some(slot) if slot.wal_status.as_deref() == Some("lost") => {
+                self.shared.update(|status| status.slot.clone_from(&slot));
                 tracing::error!(
                     "slot '{}' is lost: the server has removed WAL that it kept; it is made anew",
                     self.name
                 );
-                self.shared.failed("slot_lost", format!("slot '{}' was lost", self.name));
+                self.shared.failed_aside("slot_lost", &format!("slot '{}' was lost", self.name));
                 session.execute(&format!("SELECT pg_drop_replication_slot({})", literal(&self.name)))?;
                 self.create(session)?
             }

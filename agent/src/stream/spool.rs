@@ -62,7 +62,12 @@ pub struct Spool {
 impl Spool {
     /// The spool in `directory`, which is created if need be.
     pub fn open(directory: PathBuf, size: WalSegmentSize) -> Result<Self> {
-        fs::create_dir_all(&directory).with_context(|| format!("unable to create '{}'", directory.display()))?;
+        let creating = || format!("unable to create '{}'", directory.display());
+        fs::create_dir_all(&directory).with_context(creating)?;
+        // A file is durable only where its directory is: `<state>/stream/<cluster>` may all be new.
+        for created in directory.ancestors().take(3) {
+            File::open(created).and_then(|directory| directory.sync_all()).with_context(creating)?;
+        }
         Ok(Self { directory, size })
     }
 

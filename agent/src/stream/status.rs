@@ -79,8 +79,10 @@ pub struct StreamStatus {
     pub flushed_at: Option<Timestamp>,
     /// Bytes of complete segments that wait for the repository.
     pub waiting_bytes: u64,
-    /// Why WAL does not come in, or the repository does not take it.
+    /// Why WAL does not come in.
     pub error: Option<String>,
+    /// Why the repository does not take it.
+    pub storing_error: Option<String>,
     /// Failures since the agent started, by kind.
     pub errors: BTreeMap<String, u64>,
     /// What is lost.
@@ -112,6 +114,9 @@ struct State {
     status: StreamStatus,
     /// The failure that was told last: attempts that end alike are told once, though each may begin well.
     told: Option<String>,
+    /// The same of what goes on beside receiving.
+    told_aside: Option<String>,
+    received_all: bool,
     /// Something was completed or flushed since the storing thread looked.
     news: bool,
     stopped: bool,
@@ -143,6 +148,35 @@ impl Shared {
         is_new
     }
 
+    /// Counts a failure beside receiving. True if it is another one than the last.
+    pub(super) fn failed_aside(&self, kind: &str, text: &str) -> bool {
+        let mut state = self.state.lock();
+        *state.status.errors.entry(kind.to_owned()).or_default() += 1;
+        state.told_aside.replace(text.to_owned()).as_deref() != Some(text)
+    }
+
+    /// Counts a failure of storing. True if it is another one than the last.
+    pub(super) fn failed_to_store(&self, text: &str) -> bool {
+        let mut state = self.state.lock();
+        *state.status.errors.entry("repository".to_owned()).or_default() += 1;
+        state.status.storing_error.replace(text.to_owned()).as_deref() != Some(text)
+    }
+
+    /// The repository takes what it is given.
+    pub(super) fn stored(&self) {
+        self.state.lock().status.storing_error = None;
+    }
+
+    /// Nothing more will be received.
+    pub(super) fn received_all(&self) {
+        self.state.lock().received_all = true;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn has_received_all(&self) -> bool {
+        self.state.lock().received_all
+    }
+
     /// Things went well for a while: the next failure is told whatever it is.
     pub(super) fn recovered(&self) {
         self.state.lock().told = None;
@@ -163,10 +197,10 @@ impl Shared {
         self.state.lock().stopped
     }
 
-    /// Waits until a segment is complete, the end has come, or this long.
+    /// Waits until a segment is complete, nothing more comes, or this long.
     pub(super) fn wait_for_news(&self, time: Duration) {
         let mut state = self.state.lock();
-        if !state.news && !state.stopped {
+        if !state.news && !state.received_all {
             self.changed.wait_for(&mut state, time);
         }
         state.news = false;

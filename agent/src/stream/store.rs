@@ -14,6 +14,7 @@ use walkeep_proto::segment::WalSegment;
 
 use super::spool::{Aside, Spool, Spooled};
 use super::status::Shared;
+use super::sweep::Sweep;
 use crate::archive::{self, StoredFiles};
 
 /// Pauses after a failure.
@@ -27,6 +28,7 @@ pub(super) struct Store {
     pub(super) level: i32,
     pub(super) stored: Arc<StoredFiles>,
     pub(super) tail_interval: Duration,
+    pub(super) sweep: Arc<Sweep>,
 }
 
 /// The tail that was stored last.
@@ -37,18 +39,21 @@ struct LastTail {
 }
 
 impl Store {
-    /// Works until the stream is stopped, and then once more: what is durable here is stored before the agent ends.
+    /// Works until nothing more is received, and then once more: what is durable here is stored before the agent ends.
     pub(super) fn run(&self) {
         let (mut last, mut pause) = (None, PAUSES.0);
         let mut next_tail = Instant::now();
         loop {
-            let stopped = self.shared.is_stopped();
+            let stopped = self.shared.has_received_all();
             let due = stopped || Instant::now() >= next_tail;
             match self.round(due, &mut last) {
-                Ok(()) => pause = PAUSES.0,
+                Ok(()) => {
+                    pause = PAUSES.0;
+                    self.shared.stored();
+                }
                 Err(error) => {
                     let text = format!("{error:#}");
-                    if self.shared.failed("repository", text.clone()) {
+                    if self.shared.failed_to_store(&text) {
                         tracing::error!("streamed WAL waits in the spool: {text}");
                     }
                     if !stopped {
@@ -76,7 +81,7 @@ impl Store {
             self.store(spooled)?;
         }
         self.shared.update(|status| status.waiting_bytes = 0);
-        // The newest is the one that is being received; others were left, see `super::settle_left_segments`.
+        // The newest is the one that is being received; others were left, see `Attempts::let_go_of_left_segments`.
         match open.last() {
             Some(open) if tail => self.store_tail(open, last),
             _ => Ok(()),
@@ -93,13 +98,13 @@ impl Store {
             Err(error) if is_conflict(&error) => {
                 // Both contents are kept, and nobody is served before people have decided: see `WalArchive`.
                 tracing::error!("streamed segment {name} is refused: {error:#}");
-                self.shared.failed("conflict", format!("{error:#}"));
+                self.shared.failed_aside("conflict", &format!("{error:#}"));
                 self.spool.set_aside(spooled, Aside::Diverged, spooled.segment.start(size))?;
                 return Ok(());
             }
             Err(error) => return Err(error).with_context(|| format!("unable to store streamed segment {name}")),
         }
-        self.drop_tails(spooled.segment, None);
+        self.sweep.add(spooled.segment, None);
         self.spool.release(spooled)?;
         let end = spooled.segment.number.end(size);
         self.shared.update(|status| {
@@ -123,7 +128,7 @@ impl Store {
             return Ok(());
         }
         self.push_tail(spooled, end)?;
-        self.drop_tails(spooled.segment, Some(end));
+        self.sweep.add(spooled.segment, Some(end));
         *last = Some(LastTail { segment: spooled.segment, end });
         self.shared.update(|status| {
             status.stored_lsn = status.stored_lsn.max(end);
@@ -144,16 +149,6 @@ impl Store {
             format!("unable to store the tail of segment {}", spooled.segment.file_name(self.spool.size()))
         })?;
         Ok(())
-    }
-
-    /// Removes tails that are superseded. Where that is not allowed they stay, and do no harm.
-    fn drop_tails(&self, segment: WalSegment, below: Option<Lsn>) {
-        if let Err(error) = self.archive.drop_tails(segment, self.spool.size(), below) {
-            let text = format!("superseded tails stay: {error}");
-            if self.shared.failed("drop_tails", text.clone()) {
-                tracing::warn!("{text}");
-            }
-        }
     }
 }
 

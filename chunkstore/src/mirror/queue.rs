@@ -15,7 +15,7 @@ use crate::storage::{LocalStorage, ObjectInfo, ObjectKey, Storage};
 use crate::wal::superseded;
 
 /// How often the directory is looked at.
-const POLL: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(500);
 /// How often both places are compared as a whole.
 const COMPARE: Duration = Duration::from_secs(3600);
 /// How long an object is left to the command that wrote it and waits for its upload.
