@@ -124,10 +124,10 @@ impl Attempts<'_> {
         let server = self.identify(&mut connection).await?;
         let rhythm = self.rhythm(&mut connection).await?;
         let history = self.store_histories(&mut connection, &server).await?;
-        let held = self.held().map_err(StreamError::Repository)?;
+        let held = aside(|| self.held()).map_err(StreamError::Repository)?;
         self.note_side_branches(&history, &held, record);
         let start = self.start(&history, &server, &held, record)?;
-        self.let_go_of_left_segments(start)?;
+        aside(|| self.let_go_of_left_segments(start))?;
         let position = start.start(self.spool.size());
         // Complete segments in the spool are held, and not in the repository yet.
         let archived = self.first_in_spool().map_err(StreamError::Disk)?.map_or(position, |first| first.min(position));
@@ -233,14 +233,14 @@ impl Attempts<'_> {
     ) -> Result<TimelineHistory, StreamError> {
         let file = WalFileName::History(timeline);
         let archive = self.context.archive();
-        let stored = || archive.history(timeline).map_err(|error| StreamError::Repository(error.into()));
-        if let Some(history) = stored()? {
+        let stored = aside(|| archive.history(timeline));
+        if let Some(history) = stored.map_err(|error| StreamError::Repository(error.into()))? {
             return Ok(history);
         }
         let row = connection.query_row(&command::timeline_history(timeline)).await.map_err(connection_error)?;
         let told = TimelineHistoryFile::parse(&row).map_err(|e| StreamError::Protocol(format!("{file}: {e}")))?;
         let level = self.context.config.compression.level;
-        let pushed = archive::push_history_text(&archive, timeline, &told.content, level);
+        let pushed = aside(|| archive::push_history_text(&archive, timeline, &told.content, level));
         pushed.map(|(_, history)| history).map_err(StreamError::Repository)
     }
 
@@ -271,7 +271,7 @@ impl Attempts<'_> {
             server: server.position,
             held,
             lost: &record.lost(self.spool.size()),
-            wanted: self.newest_backup(history).map_err(StreamError::Repository)?,
+            wanted: aside(|| self.newest_backup(history)).map_err(StreamError::Repository)?,
             retained: self.shared.status().slot.restart_lsn,
         };
         situation.start().map(|start| start.segment)
@@ -404,6 +404,12 @@ fn oldest_segment(session: &Session, size: walkeep_proto::segment::WalSegmentSiz
     let current = session
         .value("SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END")?;
     Ok(size.segment_at(current.parse()?))
+}
+
+/// Does work that may ask a bucket, whose driver waits on a runtime of its own: not within this one. Before the stream
+/// begins nothing else is to be done meanwhile.
+fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
 /// What the server said is a refusal, unless it is about to stop or has just started: that passes.

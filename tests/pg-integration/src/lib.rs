@@ -51,6 +51,7 @@ pub mod s3;
 pub mod seed;
 pub mod servers;
 pub mod sql;
+pub mod tls;
 pub mod user;
 pub mod wait;
 pub mod walkeep;

@@ -8,6 +8,7 @@ use walkeep_proto::replication::scram::{ChannelBinding as Binding, NONCE_LENGTH,
 use walkeep_proto::replication::{AuthenticationRequest, BackendMessage, FrontendMessage};
 
 use super::super::conninfo::{AuthenticationMethod, ChannelBinding, Conninfo, Password};
+use super::super::warn_once;
 use super::encryption::Channel;
 use super::messages::{MessageReader, MessageWriter};
 use super::startup;
@@ -74,7 +75,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Authentication<'_, R, W> {
     async fn cleartext(&mut self) -> Result<()> {
         self.check(AuthenticationMethod::Password)?;
         if *self.channel == Channel::Plain {
-            tracing::warn!("the server wants the password itself over a connection that is not encrypted");
+            warn_once("the server wants the password itself over a connection that is not encrypted".to_owned());
         }
         let password = self.password()?;
         self.secret_sent = true;

@@ -50,7 +50,10 @@ impl fmt::Display for ConnectError {
         if self.attempts.is_empty() {
             return f.write_str("PostgreSQL: no address is known");
         }
-        for (index, attempt) in self.attempts.iter().enumerate() {
+        // In an order of their own: hosts that are tried in random order fail alike.
+        let mut attempts: Vec<_> = self.attempts.iter().collect();
+        attempts.sort_by(|one, other| one.target.cmp(&other.target));
+        for (index, attempt) in attempts.into_iter().enumerate() {
             let separator = if index == 0 { "" } else { "; " };
             write!(f, "{separator}{}: {:#}", attempt.target, attempt.error)?;
         }

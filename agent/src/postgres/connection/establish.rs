@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 
 use super::super::conninfo::{Conninfo, Host, HostAddress, LoadBalanceHosts, TargetSessionAttributes, shuffle};
+use super::super::warn_once;
 use super::authentication::Authentication;
 use super::encryption::{self, Channel, Encryption, NegotiationError};
 use super::error::{ConnectError, FailedAttempt};
@@ -62,7 +63,7 @@ pub(super) async fn connect(conninfo: &Conninfo, purpose: Purpose) -> Result<Con
             match search.host(host, &mut failed).await {
                 Some(connection) => {
                     for attempt in failed {
-                        tracing::warn!("unable to connect to {}: {:#}", attempt.target, attempt.error);
+                        warn_once(format!("unable to connect to {}: {:#}", attempt.target, attempt.error));
                     }
                     return Ok(connection);
                 }

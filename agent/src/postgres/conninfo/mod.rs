@@ -114,7 +114,7 @@ impl Conninfo {
     pub fn resolve(text: &str) -> Result<Self, ConninfoError> {
         let conninfo = Self::resolve_in(text, &Environment::of_process())?;
         for warning in &conninfo.warnings {
-            tracing::warn!("{warning}");
+            super::warn_once(warning.clone());
         }
         Ok(conninfo)
     }

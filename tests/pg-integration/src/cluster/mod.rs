@@ -3,6 +3,7 @@
 //! What identifies the running server (port, socket, log) is given on its command line and not in its files, so a
 //! cluster that was restored from a backup of another one is started beside it unchanged.
 
+mod network;
 mod options;
 mod process;
 mod standby;
@@ -14,6 +15,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+pub use network::free_port;
 pub use options::ClusterOptions;
 pub use process::{StartFailure, StopMode};
 pub(crate) use process::{kill_tree, send};

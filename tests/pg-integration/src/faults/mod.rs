@@ -5,6 +5,7 @@
 
 mod disk;
 mod pooler;
+mod relay;
 mod repository;
 
 use std::fs::{self, File};
@@ -17,6 +18,7 @@ pub use disk::{SmallDisk, with_failing_call, with_file_size_limit};
 pub use pooler::Pooler;
 use rand::RngExt;
 use rand::rngs::StdRng;
+pub use relay::{Meddling, Relay};
 pub use repository::{ObjectKind, objects};
 use rustix::process::Signal;
 

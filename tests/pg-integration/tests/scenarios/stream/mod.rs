@@ -1,5 +1,6 @@
 //! WAL as it is written: the agent as a replication client.
 
+mod access;
 mod archiver;
 mod bad_days;
 mod deaths;
