@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use walkeep_chunkstore::repository::ClusterIdentity;
 use walkeep_proto::lsn::Lsn;
-use walkeep_proto::replication::{SqlState, SystemIdentification, TimelineHistoryFile, command};
+use walkeep_proto::replication::{SqlState, SystemIdentification, command};
 use walkeep_proto::segment::{SegmentNumber, WalFileName, WalSegment};
 use walkeep_proto::timeline::{TimelineHistory, TimelineId};
 
@@ -31,7 +31,11 @@ use crate::{archive, backup};
 /// How long the slot is waited for, and how often it is looked for.
 const SLOT_PATIENCE: Duration = Duration::from_secs(10);
 const SLOT_LOOK: Duration = Duration::from_millis(20);
-/// An attempt that lasted this long got somewhere: the next pause is short again.
+/// Pause behind the end of a timeline.
+const TIMELINE_PAUSE: Duration = Duration::from_millis(200);
+/// Longest wait for the answer to a command; streams have a rhythm of their own.
+const ANSWER: Duration = Duration::from_secs(60);
+/// A stream that lasted this long went well: the next pause is short again.
 const GOOD: Duration = Duration::from_secs(30);
 
 pub(super) struct Attempts<'a> {
@@ -56,17 +60,21 @@ impl Attempts<'_> {
         self.store_what_was_left();
         let mut pauses = Pauses::default();
         while !self.shared.is_stopped() {
-            let begun = std::time::Instant::now();
+            let mut streaming = None;
             self.wait_for_slot();
-            let ended = runtime.block_on(self.attempt(&mut record));
+            let ended = runtime.block_on(self.attempt(&mut record, &mut streaming));
             self.shared.update(|status| (status.streaming, status.since) = (false, None));
-            if begun.elapsed() > GOOD {
+            // From the first report on: a server that takes long to fail is not well.
+            if streaming.is_some_and(|since: Instant| since.elapsed() > GOOD) {
                 pauses.reset();
                 self.shared.recovered();
             }
             let error = match ended {
-                // Where its history goes on is found out at once.
-                Ok(Ended::Timeline) => continue,
+                // Where its history goes on is found out soon, but not in a circle.
+                Ok(Ended::Timeline) => {
+                    self.shared.wait_for_stop(TIMELINE_PAUSE);
+                    continue;
+                }
                 Ok(_) => StreamError::Connection(anyhow::anyhow!("the server ended the stream")),
                 Err(error) => error,
             };
@@ -81,7 +89,7 @@ impl Attempts<'_> {
     /// The slot comes first: what the stream starts with must not be removed meanwhile. One that cannot be had is told
     /// elsewhere, and stops nothing.
     fn wait_for_slot(&self) {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let is_known = |slot: &SlotStatus| slot.restart_lsn.is_some() || slot.error.is_some();
         while self.settings.slot.is_some()
             && !is_known(&self.shared.status().slot)
@@ -119,7 +127,8 @@ impl Attempts<'_> {
         }
     }
 
-    async fn attempt(&self, record: &mut Record) -> Result<Ended, StreamError> {
+    /// One connection. `streaming` is set when WAL begins to come.
+    async fn attempt(&self, record: &mut Record, streaming: &mut Option<Instant>) -> Result<Ended, StreamError> {
         let mut connection = self.connect().await?;
         let server = self.identify(&mut connection).await?;
         let rhythm = self.rhythm(&mut connection).await?;
@@ -133,7 +142,8 @@ impl Attempts<'_> {
         let archived = self.first_in_spool().map_err(StreamError::Disk)?.map_or(position, |first| first.min(position));
         let query = command::start_replication(None, position, start.timeline);
         let refused = |error| removed_or(error, &start.file_name(self.spool.size()), start.timeline, position);
-        let (reader, writer) = match connection.start_replication(&query).await.map_err(refused)? {
+        let started = tokio::time::timeout(ANSWER, connection.start_replication(&query)).await;
+        let (reader, writer) = match started.map_err(|_| silent())?.map_err(refused)? {
             ReplicationStart::Streaming(reader, writer) => (reader, writer),
             // The server has switched since it was asked; it is asked again.
             ReplicationStart::EndOfTimeline { .. } => return Ok(Ended::Timeline),
@@ -154,6 +164,7 @@ impl Attempts<'_> {
             status.archived_lsn = archived;
             status.stored_lsn = status.stored_lsn.max(archived);
         });
+        *streaming = Some(Instant::now());
         let received = receive(reader, writer, disk, rhythm, self.shared).await;
         // WAL that is gone may be missed only when it is to be sent.
         received.map_err(|error| match error {
@@ -175,8 +186,7 @@ impl Attempts<'_> {
 
     /// Who answers, and whether it may be listened to.
     async fn identify(&self, connection: &mut Connection) -> Result<SystemIdentification, StreamError> {
-        let row = connection.query_row(command::IDENTIFY_SYSTEM).await.map_err(connection_error)?;
-        let server = SystemIdentification::parse(&row).map_err(|e| StreamError::Protocol(e.to_string()))?;
+        let server = answered(connection.identify_system()).await?;
         if server.system_identifier != self.identity.system_identifier {
             let (expected, found) = (self.identity.system_identifier, server.system_identifier);
             return Err(StreamError::WrongCluster { expected, found });
@@ -192,21 +202,15 @@ impl Attempts<'_> {
         match told {
             Some(standby) => Ok(standby),
             // 13 does not tell; a standby's sessions are read-only there too.
-            None => Ok(self.show(connection, "transaction_read_only").await? == "on"),
+            None => Ok(answered(connection.show("transaction_read_only")).await? == "on"),
         }
     }
 
     async fn rhythm(&self, connection: &mut Connection) -> Result<Rhythm, StreamError> {
-        let text = self.show(connection, "wal_sender_timeout").await?;
+        let text = answered(connection.show("wal_sender_timeout")).await?;
         let timeout =
             parse_setting(&text).ok_or_else(|| StreamError::Protocol(format!("wal_sender_timeout is '{text}'")))?;
         Ok(Rhythm::of(timeout))
-    }
-
-    async fn show(&self, connection: &mut Connection, name: &str) -> Result<String, StreamError> {
-        let row = connection.query_row(&format!("SHOW {name}")).await.map_err(connection_error)?;
-        let value = row.into_iter().next().flatten().and_then(|value| String::from_utf8(value.to_vec()).ok());
-        value.ok_or_else(|| StreamError::Protocol(format!("SHOW {name} gave no value")))
     }
 
     /// Brings the history files of the server's timeline and of all its ancestors into the repository: recovery needs them
@@ -237,8 +241,8 @@ impl Attempts<'_> {
         if let Some(history) = stored.map_err(|error| StreamError::Repository(error.into()))? {
             return Ok(history);
         }
-        let row = connection.query_row(&command::timeline_history(timeline)).await.map_err(connection_error)?;
-        let told = TimelineHistoryFile::parse(&row).map_err(|e| StreamError::Protocol(format!("{file}: {e}")))?;
+        let told = answered(connection.timeline_history(timeline)).await?;
+        let told = told.ok_or_else(|| StreamError::Protocol(format!("the server has no {file}")))?;
         let level = self.context.config.compression.level;
         let pushed = aside(|| archive::push_history_text(&archive, timeline, &told.content, level));
         pushed.map(|(_, history)| history).map_err(StreamError::Repository)
@@ -410,6 +414,15 @@ fn oldest_segment(session: &Session, size: walkeep_proto::segment::WalSegmentSiz
 /// begins nothing else is to be done meanwhile.
 fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| scope.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+}
+
+/// The answer to a command, which must come in time.
+async fn answered<T>(answer: impl Future<Output = Result<T>>) -> Result<T, StreamError> {
+    tokio::time::timeout(ANSWER, answer).await.map_err(|_| silent())?.map_err(connection_error)
+}
+
+fn silent() -> StreamError {
+    StreamError::Connection(anyhow::anyhow!("the server has not answered for {} s", ANSWER.as_secs()))
 }
 
 /// What the server said is a refusal, unless it is about to stop or has just started: that passes.

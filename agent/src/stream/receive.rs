@@ -72,14 +72,15 @@ pub(super) async fn receive(
     // The queue is closed now: the disk thread writes what is in it and ends. Its failure is the cause of ours.
     let written = tokio::task::spawn_blocking(move || disk.join()).await;
     reporting.finish.notify_one();
-    let reported = reporter.await;
+    // A server that does not read must not hold us: what it did not hear is told by the next stream's first report.
+    let reported = tokio::time::timeout(FAREWELL, reporter).await;
     match written {
         Ok(Ok(written)) => written?,
         _ => return Err(StreamError::Disk(anyhow::anyhow!("the thread that writes WAL died"))),
     }
     let ended = read?;
     // A farewell: whether the server hears it changes nothing, for the next attempt finds out where it is.
-    if let (Ok(Ok(writer)), Ended::Timeline | Ended::Stopped) = (reported, ended) {
+    if let (Ok(Ok(Ok(writer))), Ended::Timeline | Ended::Stopped) = (reported, ended) {
         let farewell = reader.finish(writer);
         if let Ok(Err(error)) = tokio::time::timeout(FAREWELL, farewell).await {
             tracing::debug!("the stream's end: {error:#}");
@@ -113,6 +114,8 @@ async fn read(
         let message = match tokio::time::timeout(STOP_LOOK.min(rhythm.silence), reader.next()).await {
             Ok(message) => message.map_err(StreamError::Connection)?,
             Err(_) if shared.is_stopped() => return Ok(Ended::Stopped),
+            // The disk thread has failed, and the server may have nothing more to send: a commit that waits for us.
+            Err(_) if pieces.is_closed() => return Ok(Ended::Stopped),
             Err(_) => {
                 let silent = heard.elapsed();
                 if silent > rhythm.silence * 2 {
