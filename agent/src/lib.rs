@@ -16,4 +16,5 @@ pub mod postgres;
 pub mod rates;
 pub mod repository;
 pub mod schedule;
+pub mod stop_flag;
 pub mod stream;

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::{Condvar, Mutex};
 use walkeep_chunkstore::console::Bytes;
 use walkeep_chunkstore::mirror::{Lag, MirrorQueue};
 
 use crate::context::Context;
 use crate::repository::Ask;
+use crate::stop_flag::StopFlag;
 
 /// How often a mirror is looked at while the agent ends.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
@@ -20,8 +20,7 @@ const FORGET_AT_MOST_EVERY: Duration = Duration::from_secs(1);
 /// All mirrors of the configured repository.
 pub struct Mirrors {
     queues: Vec<MirrorQueue>,
-    stopped: Mutex<bool>,
-    changed: Condvar,
+    stop: StopFlag,
 }
 
 impl Mirrors {
@@ -31,7 +30,7 @@ impl Mirrors {
         let queues = mirrored.into_iter().flat_map(|mirrored| {
             (0..mirrored.remotes().len()).map(|number| MirrorQueue::new(mirrored.clone(), number))
         });
-        Self { queues: queues.collect(), stopped: Mutex::default(), changed: Condvar::new() }
+        Self { queues: queues.collect(), stop: StopFlag::default() }
     }
 
     /// How far each mirror is behind.
@@ -89,17 +88,12 @@ impl Mirrors {
 
     /// Ends [`Mirrors::run`] when what is under way is done.
     pub fn stop(&self) {
-        *self.stopped.lock() = true;
-        self.changed.notify_all();
+        self.stop.stop();
         self.queues.iter().for_each(MirrorQueue::stop);
     }
 
     /// Waits this long; true as soon as the end has come.
     pub fn wait_for_stop(&self, time: Duration) -> bool {
-        let mut stopped = self.stopped.lock();
-        if !*stopped {
-            self.changed.wait_for(&mut stopped, time);
-        }
-        *stopped
+        self.stop.wait(time)
     }
 }

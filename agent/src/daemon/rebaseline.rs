@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 use walkeep_chunkstore::repository::{LeaseKind, list_leases};
 use walkeep_chunkstore::storage::ObjectKey;
 
 use crate::context::Context;
 use crate::schedule::{BackupOutcome, Facts, NewestBackup, Reason, WalGap, World};
+use crate::stop_flag::StopFlag;
 use crate::stream::{Stream, StreamStatus};
 
 /// How often the stream is looked at for what makes a backup due at once.
@@ -40,19 +41,16 @@ pub(super) struct AgentWorld<'a> {
     stream: Option<&'a Stream>,
     /// The backups as they were read last, by the keys that were listed then.
     known: Mutex<BTreeMap<ObjectKey, Option<NewestBackup>>>,
-    stopped: Mutex<bool>,
-    changed: Condvar,
+    stop: StopFlag,
 }
 
 impl<'a> AgentWorld<'a> {
     pub(super) fn new(context: &'a Context, config: Option<PathBuf>, stream: Option<&'a Stream>) -> Self {
-        let (known, stopped, changed) = (Mutex::default(), Mutex::default(), Condvar::new());
-        Self { context, config, stream, known, stopped, changed }
+        Self { context, config, stream, known: Mutex::default(), stop: StopFlag::default() }
     }
 
     pub(super) fn stop(&self) {
-        *self.stopped.lock() = true;
-        self.changed.notify_all();
+        self.stop.stop();
     }
 
     /// The newest backup, as far as was looked.
@@ -75,19 +73,11 @@ impl<'a> AgentWorld<'a> {
         let begun = Instant::now();
         let waits = || self.stream.is_some_and(|stream| !stream.status().streaming);
         while waits() && begun.elapsed() < STREAM_PATIENCE {
-            if self.wait_for_stop(POLL) {
+            if self.stop.wait(POLL) {
                 return true;
             }
         }
         false
-    }
-
-    fn wait_for_stop(&self, time: Duration) -> bool {
-        let mut stopped = self.stopped.lock();
-        if !*stopped {
-            self.changed.wait_for(&mut stopped, time);
-        }
-        *stopped
     }
 
     /// Reads the roots that are new: one listing, unless there are any.
@@ -145,7 +135,7 @@ impl<'a> AgentWorld<'a> {
             if let Some(status) = child.try_wait()? {
                 return Ok(Watched::Ended(status.success()));
             }
-            if self.wait_for_stop(POLL) {
+            if self.stop.wait(POLL) {
                 break Watched::Stopped;
             }
             if begun.elapsed() >= deadline {
@@ -242,7 +232,7 @@ impl World for AgentWorld<'_> {
         let (begun, before) = (Instant::now(), self.events());
         loop {
             let left = time.saturating_sub(begun.elapsed());
-            if self.wait_for_stop(left.min(LOOK)) {
+            if self.stop.wait(left.min(LOOK)) {
                 return true;
             }
             if begun.elapsed() >= time || self.events() != before {
