@@ -126,23 +126,6 @@ fn conversations() -> Vec<(&'static str, Vec<Vec<u8>>)> {
                 "TIMELINE_HISTORY",
             ),
         ),
-        ("segment-size", answer(&["wal_segment_size"], &[Some("16MB")], "SHOW")),
-        (
-            "read-slot",
-            answer(
-                &["slot_type", "restart_lsn", "restart_tli"],
-                &[Some("physical"), Some("0/3000000"), Some("1")],
-                "READ_REPLICATION_SLOT",
-            ),
-        ),
-        (
-            "create-slot",
-            answer(
-                &["slot_name", "consistent_point", "snapshot_name", "output_plugin"],
-                &[Some("walkeep"), Some("0/0"), None, None],
-                "CREATE_REPLICATION_SLOT",
-            ),
-        ),
         (
             "stream",
             [

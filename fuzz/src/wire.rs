@@ -5,8 +5,8 @@
 use bytes::{Bytes, BytesMut};
 use walkeep_proto::replication::scram::{ChannelBinding, NONCE_LENGTH, ScramClient};
 use walkeep_proto::replication::{
-    AuthenticationRequest, BackendMessage, CreatedSlot, NextTimeline, SlotPosition, StreamMessage,
-    SystemIdentification, TimelineHistoryFile, WireError, answer, decode, message,
+    AuthenticationRequest, BackendMessage, NextTimeline, StreamMessage, SystemIdentification, TimelineHistoryFile,
+    WireError, decode, message,
 };
 
 use crate::pieces::cut;
@@ -65,10 +65,7 @@ fn look_inside(message: &BackendMessage) {
 fn read_answers(row: &[Option<Bytes>]) {
     let _ = SystemIdentification::parse(row);
     let _ = TimelineHistoryFile::parse(row);
-    let _ = CreatedSlot::parse(row);
-    let _ = SlotPosition::parse(row);
     let _ = NextTimeline::parse(row);
-    let _ = answer::wal_segment_size(row);
 }
 
 /// Answers a server's SCRAM message; the client's nonce is that of zeroes, so that inputs can continue it.

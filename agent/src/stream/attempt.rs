@@ -140,7 +140,7 @@ impl Attempts<'_> {
         let position = start.start(self.spool.size());
         // Complete segments in the spool are held, and not in the repository yet.
         let archived = self.first_in_spool().map_err(StreamError::Disk)?.map_or(position, |first| first.min(position));
-        let query = command::start_replication(None, position, start.timeline);
+        let query = command::start_replication(position, start.timeline);
         let refused = |error| removed_or(error, &start.file_name(self.spool.size()), start.timeline, position);
         let started = tokio::time::timeout(ANSWER, connection.start_replication(&query)).await;
         let (reader, writer) = match started.map_err(|_| silent())?.map_err(refused)? {

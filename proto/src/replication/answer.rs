@@ -5,7 +5,6 @@ use bytes::Bytes;
 use super::error::AnswerError;
 use crate::identity::SystemIdentifier;
 use crate::lsn::Lsn;
-use crate::segment::WalSegmentSize;
 use crate::timeline::TimelineId;
 
 /// The columns of one row; NULL is `None`.
@@ -99,49 +98,6 @@ impl TimelineHistoryFile {
     }
 }
 
-/// Answer to `CREATE_REPLICATION_SLOT`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CreatedSlot {
-    /// The slot.
-    pub name: String,
-    /// From where a logical slot can be read; 0/0 for a physical one.
-    pub consistent_point: Lsn,
-}
-
-impl CreatedSlot {
-    /// Reads the row.
-    pub fn parse(row: Row<'_>) -> Result<Self, AnswerError> {
-        let columns = Columns::new("CREATE_REPLICATION_SLOT", row, 2)?;
-        Ok(Self {
-            name: columns.text(0, "the slot's name")?.to_owned(),
-            consistent_point: columns.value(1, "the consistent point")?,
-        })
-    }
-}
-
-/// Answer to `READ_REPLICATION_SLOT` about a physical slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SlotPosition {
-    /// From where on the slot keeps WAL; none if it has never reserved any.
-    pub restart: Option<Lsn>,
-    /// The timeline of that position on this server.
-    pub restart_timeline: Option<TimelineId>,
-}
-
-impl SlotPosition {
-    /// Reads the row; `None` where there is no such slot.
-    pub fn parse(row: Row<'_>) -> Result<Option<Self>, AnswerError> {
-        let columns = Columns::new("READ_REPLICATION_SLOT", row, 3)?;
-        let Some(kind) = columns.optional(0)? else { return Ok(None) };
-        if kind != "physical" {
-            return Err(columns.unexpected(format!("the slot is {kind:?}, not physical")));
-        }
-        let restart = columns.optional(1)?.map(|text| columns.parse(text, "the restart position"));
-        let timeline = columns.optional(2)?.map(|text| columns.parse(text, "the restart timeline"));
-        Ok(Some(Self { restart: restart.transpose()?, restart_timeline: timeline.transpose()? }))
-    }
-}
-
 /// Where a timeline goes on that has ended: the row behind a stream that the server ended, and the answer to
 /// `START_REPLICATION` at the very end of a timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,26 +117,6 @@ impl NextTimeline {
             start: columns.value(1, "the start of the next timeline")?,
         })
     }
-}
-
-/// Answer to `SHOW wal_segment_size`: a number and a unit.
-pub fn wal_segment_size(row: Row<'_>) -> Result<WalSegmentSize, AnswerError> {
-    let columns = Columns::new("SHOW wal_segment_size", row, 1)?;
-    let text = columns.text(0, "the value")?;
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let number: u32 = columns.parse(number, "the number")?;
-    let factor = match unit {
-        "" | "B" => Some(1),
-        "kB" => Some(1 << 10),
-        "MB" => Some(1 << 20),
-        "GB" => Some(1 << 30),
-        _ => None,
-    };
-    let size = factor.and_then(|factor| number.checked_mul(factor)).and_then(|bytes| WalSegmentSize::new(bytes).ok());
-    size.ok_or_else(|| {
-        columns.unexpected(format!("{:?} is no segment size", text.chars().take(80).collect::<String>()))
-    })
 }
 
 #[cfg(test)]
@@ -219,39 +155,9 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_stands_somewhere_or_nowhere_or_is_missing() {
-        let parse = |values: &[Option<&str>]| SlotPosition::parse(&row(values));
-        let restart = Some(Lsn::new(0x300_0000));
-        assert_eq!(
-            parse(&[Some("physical"), Some("0/3000000"), Some("1")]),
-            Ok(Some(SlotPosition { restart, restart_timeline: Some(TimelineId::FIRST) }))
-        );
-        let nowhere = SlotPosition { restart: None, restart_timeline: None };
-        assert_eq!(parse(&[Some("physical"), None, None]), Ok(Some(nowhere)));
-        assert_eq!(parse(&[None, None, None]), Ok(None));
-        assert!(parse(&[Some("logical"), Some("0/3000000"), Some("1")]).is_err());
-    }
-
-    #[test]
     fn the_next_timeline_need_not_be_the_next_number() {
         let next = NextTimeline::parse(&row(&[Some("9"), Some("0/3000128")])).unwrap();
         assert_eq!((next.timeline.get(), next.start), (9, Lsn::new(0x300_0128)));
-    }
-
-    #[test]
-    fn a_created_slot_is_named() {
-        let slot = CreatedSlot::parse(&row(&[Some("walkeep"), Some("0/0"), None, None])).unwrap();
-        assert_eq!((slot.name.as_str(), slot.consistent_point), ("walkeep", Lsn::INVALID));
-    }
-
-    #[test]
-    fn segment_sizes_come_with_a_unit() {
-        for (text, bytes) in [("16MB", 16 << 20), ("1GB", 1 << 30), ("1MB", 1 << 20), ("16777216", 16 << 20)] {
-            assert_eq!(wal_segment_size(&row(&[Some(text)])).unwrap().bytes(), bytes);
-        }
-        for text in ["", "MB", "16 MB", "15MB", "4294967296", "4GB", "2TB", "16mb", "-1MB"] {
-            assert!(wal_segment_size(&row(&[Some(text)])).is_err(), "{text:?}");
-        }
     }
 
     proptest! {
@@ -261,10 +167,7 @@ mod tests {
         )) {
             let _ = SystemIdentification::parse(&answer);
             let _ = TimelineHistoryFile::parse(&answer);
-            let _ = CreatedSlot::parse(&answer);
-            let _ = SlotPosition::parse(&answer);
             let _ = NextTimeline::parse(&answer);
-            let _ = wal_segment_size(&answer);
         }
     }
 }

@@ -20,7 +20,7 @@ pub mod server_message;
 pub mod slot_name;
 pub mod stream;
 
-pub use answer::{CreatedSlot, NextTimeline, SlotPosition, SystemIdentification, TimelineHistoryFile};
+pub use answer::{NextTimeline, SystemIdentification, TimelineHistoryFile};
 pub use authentication::AuthenticationRequest;
 pub use error::WireError;
 pub use frontend::FrontendMessage;

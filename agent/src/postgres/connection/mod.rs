@@ -25,10 +25,9 @@ mod transport;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use tokio::io::{ReadHalf, WriteHalf};
 use walkeep_proto::replication::FrontendMessage;
-use walkeep_proto::version::MajorVersion;
 
 pub use error::{ConnectError, ConnectionClosed, FailedAttempt, ServerError, server_error};
 pub use query::Rows;
@@ -100,13 +99,6 @@ impl Connection {
     /// later).
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.reader.parameters().get(name).map(String::as_str)
-    }
-
-    /// The server's major version.
-    pub fn major_version(&self) -> Result<MajorVersion> {
-        let text = self.parameter("server_version").context("the server did not tell its version")?;
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        Ok(text[..digits].parse()?)
     }
 
     /// Whether the session has ended, as far as has been heard: between statements a server says nothing but farewells.
