@@ -253,11 +253,16 @@ fn apply(session: &Session, settings: &[Setting]) -> Result<bool> {
     let wanted: Vec<&Setting> = settings.iter().filter(|setting| !is_set(setting)).collect();
     for setting in &wanted {
         session
-            .execute(&format!("ALTER SYSTEM SET {} = '{}'", setting.name, setting.value.replace('\'', "''")))
+            .execute(&format!("ALTER SYSTEM SET {} = {}", setting.name, quoted(&setting.value)))
             .with_context(|| format!("unable to set {}", setting.name))?;
     }
     session.execute("SELECT pg_reload_conf()")?;
     Ok(!wanted.is_empty())
+}
+
+/// A value as SQL and postgresql.conf write it.
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\'', "''"))
 }
 
 fn advice(settings: &[Setting], applied: bool, restart: bool, asked: bool) -> String {
@@ -271,7 +276,7 @@ fn advice(settings: &[Setting], applied: bool, restart: bool, asked: bool) -> St
         text.push_str("add to postgresql.conf (or run this again with --apply):\n");
     }
     for setting in missing {
-        text.push_str(&format!("  {} = '{}'\n", setting.name, setting.value.replace('\'', "''")));
+        text.push_str(&format!("  {} = {}\n", setting.name, quoted(&setting.value)));
     }
     if restart {
         text.push_str("then restart PostgreSQL\n");

@@ -12,7 +12,6 @@ use walkeep_proto::replication::{SqlState, SystemIdentification, command};
 use walkeep_proto::segment::{SegmentNumber, WalFileName, WalSegment};
 use walkeep_proto::timeline::{TimelineHistory, TimelineId};
 
-use super::StreamError;
 use super::disk::Disk;
 use super::error::Pauses;
 use super::receive::{Ended, Rhythm, receive};
@@ -21,6 +20,7 @@ use super::resume::{Situation, left_behind};
 use super::spool::{Aside, Spool, Spooled};
 use super::status::{Gap, Shared, SideBranch, SlotStatus};
 use super::store::Store;
+use super::{CURRENT_LSN, StreamError};
 use crate::config::StreamSettings;
 use crate::context::Context;
 use crate::postgres::Session;
@@ -405,9 +405,7 @@ fn oldest_segment(session: &Session, size: walkeep_proto::segment::WalSegmentSiz
     if let Some(segment) = named {
         return Ok(segment.number);
     }
-    let current = session
-        .value("SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END")?;
-    Ok(size.segment_at(current.parse()?))
+    Ok(size.segment_at(session.value(&format!("SELECT {CURRENT_LSN}"))?.parse()?))
 }
 
 /// Does work that may ask a bucket, whose driver waits on a runtime of its own: not within this one. Before the stream

@@ -46,6 +46,8 @@ pub use status::{Gap, SideBranch, SlotStatus, StreamStatus};
 
 /// Pause before the repository is asked again who the cluster is.
 const RETRY: Duration = Duration::from_secs(5);
+/// In SQL: up to where the server has WAL.
+const CURRENT_LSN: &str = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END";
 
 /// The stream of the configured cluster.
 pub struct Stream {

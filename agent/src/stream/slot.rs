@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use walkeep_proto::lsn::Lsn;
+use walkeep_proto::replication::SlotName;
 
+use super::CURRENT_LSN;
 use super::status::{Shared, SlotStatus};
 use crate::backup;
 use crate::context::Context;
@@ -22,7 +24,8 @@ const IN_USE: &str = "55006";
 pub(super) struct SlotKeeper<'a> {
     pub(super) context: &'a Context,
     pub(super) shared: &'a Shared,
-    pub(super) name: String,
+    /// It needs no quotes to be escaped.
+    pub(super) name: SlotName,
 }
 
 impl SlotKeeper<'_> {
@@ -58,7 +61,7 @@ impl SlotKeeper<'_> {
                     self.name
                 );
                 self.shared.failed_aside("slot_lost", &format!("slot '{}' was lost", self.name));
-                session.execute(&format!("SELECT pg_drop_replication_slot({})", literal(&self.name)))?;
+                session.execute(&format!("SELECT pg_drop_replication_slot('{}')", self.name))?;
                 self.create(session)?
             }
             Some(slot) => slot,
@@ -76,17 +79,16 @@ impl SlotKeeper<'_> {
     fn read(&self, session: &Session) -> Result<Option<SlotStatus>> {
         let rows = session.rows(&format!(
             "SELECT restart_lsn, wal_status, safe_wal_size, \
-             CASE WHEN restart_lsn IS NULL THEN 0 ELSE greatest(0, pg_wal_lsn_diff( \
-             CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END, restart_lsn)) END \
-             FROM pg_replication_slots WHERE slot_name = {} AND slot_type = 'physical'",
-            literal(&self.name)
+             CASE WHEN restart_lsn IS NULL THEN 0 ELSE greatest(0, pg_wal_lsn_diff({CURRENT_LSN}, restart_lsn)) END \
+             FROM pg_replication_slots WHERE slot_name = '{}' AND slot_type = 'physical'",
+            self.name
         ))?;
         let Some(row) = rows.into_iter().next() else { return Ok(None) };
         let field = |index: usize| row.get(index).cloned().flatten();
         let restart_lsn = field(0).map(|lsn| lsn.parse::<Lsn>()).transpose().context("unable to read restart_lsn")?;
         let number = |index| field(index).and_then(|text| text.parse::<i64>().ok());
         Ok(Some(SlotStatus {
-            name: self.name.clone(),
+            name: self.name.to_string(),
             restart_lsn,
             wal_status: field(1),
             safe_bytes: number(2),
@@ -97,22 +99,18 @@ impl SlotKeeper<'_> {
 
     fn create(&self, session: &Session) -> Result<SlotStatus> {
         session
-            .execute(&format!("SELECT pg_create_physical_replication_slot({}, true)", literal(&self.name)))
+            .execute(&format!("SELECT pg_create_physical_replication_slot('{}', true)", self.name))
             .with_context(|| format!("unable to create replication slot '{}'", self.name))?;
         tracing::info!("replication slot '{}' is created", self.name);
         self.read(session)?.with_context(|| format!("replication slot '{}' is gone again", self.name))
     }
 
     fn advance(&self, session: &Session, to: Lsn) -> Result<()> {
-        let advanced = session.execute(&format!("SELECT pg_replication_slot_advance({}, '{to}')", literal(&self.name)));
+        let advanced = session.execute(&format!("SELECT pg_replication_slot_advance('{}', '{to}')", self.name));
         advanced.or_else(|error| match error.downcast_ref::<SqlError>() {
             // Somebody streams with it. It is advanced next time, and WAL is kept until then.
             Some(sql) if sql.code.as_deref() == Some(IN_USE) => Ok(()),
             _ => Err(error).with_context(|| format!("unable to advance replication slot '{}' to {to}", self.name)),
         })
     }
-}
-
-fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
