@@ -285,14 +285,9 @@ impl Attempts<'_> {
     fn newest_backup(&self, history: &TimelineHistory) -> Result<Option<Lsn>> {
         let backups = self.context.repository.backups(&self.context.layout)?;
         let readable = backups.into_iter().filter_map(|listed| listed.manifest.ok());
-        let on_way = readable.filter(|backup| match history.end_of(backup.timeline) {
-            Some(end) => end.is_none_or(|end| backup.stop_lsn <= end),
-            None => false,
-        });
-        Ok(on_way
-            .filter(|backup| backup.system_identifier == self.identity.system_identifier)
-            .map(|b| b.start_lsn)
-            .max())
+        let (cluster, size) = (self.identity.system_identifier, self.spool.size());
+        let on_way = readable.filter(|backup| backup.lies_on(history, cluster, size));
+        Ok(on_way.map(|backup| backup.start_lsn).max())
     }
 
     /// Commits that were received on a timeline which the server's history leaves before them.

@@ -144,14 +144,9 @@ impl<'a> Route<'a> {
         self.piece(number).ok_or_else(missing)
     }
 
-    /// Whether the backup lies on this route: its timeline was not left before it was consistent.
+    /// Whether the backup lies on this route.
     pub fn carries(&self, backup: &BackupManifest) -> bool {
-        backup.system_identifier == self.system_identifier
-            && backup.wal_segment_size == self.size
-            && match self.history.end_of(backup.timeline) {
-                Some(end) => end.is_none_or(|end| backup.stop_lsn <= end),
-                None => false,
-            }
+        backup.lies_on(self.history, self.system_identifier, self.size)
     }
 
     /// The first segment that is missing between a backup's start and its stop. In place of the last a tail will do, if it

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use walkeep_proto::identity::{Oid, SystemIdentifier};
 use walkeep_proto::lsn::Lsn;
 use walkeep_proto::segment::WalSegmentSize;
-use walkeep_proto::timeline::TimelineId;
+use walkeep_proto::timeline::{TimelineHistory, TimelineId};
 use walkeep_proto::version::MajorVersion;
 
 use super::Repository;
@@ -203,6 +203,16 @@ pub struct BackupManifest {
     pub host: String,
     /// Version of Walkeep.
     pub tool_version: String,
+}
+
+impl BackupManifest {
+    /// Whether it is one of this cluster, and its timeline was not left before it was consistent: then WAL along `history`
+    /// carries it on.
+    pub fn lies_on(&self, history: &TimelineHistory, cluster: SystemIdentifier, size: WalSegmentSize) -> bool {
+        self.system_identifier == cluster
+            && self.wal_segment_size == size
+            && history.end_of(self.timeline).is_some_and(|end| end.is_none_or(|end| self.stop_lsn <= end))
+    }
 }
 
 /// A row of the list of backups: a root that could not be read does not hide the others.
