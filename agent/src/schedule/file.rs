@@ -1,17 +1,16 @@
 //! The history's file in the state directory.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use walkeep_chunkstore::storage::files;
 
 use super::history::History;
 
 /// Name in the state directory.
 const NAME: &str = "schedule.json";
-/// The next file in the making. One agent has the directory to itself, so one name is enough, and nothing is left behind.
-const NEW: &str = ".schedule.json.new";
 /// Largest file that is read: a history is a few kilobytes.
 const LARGEST: u64 = 1 << 20;
 
@@ -48,17 +47,9 @@ impl HistoryFile {
     /// Replaces it. Returns after fsync of file and directory: a crash leaves the old one or the new one.
     pub fn save(&self, history: &History) -> Result<()> {
         let path = self.directory.join(NAME);
-        let new = self.directory.join(NEW);
         let text = serde_json::to_vec_pretty(history).context("unable to serialise the schedule history")?;
-        let write = || -> std::io::Result<()> {
-            std::fs::create_dir_all(&self.directory)?;
-            let mut file = File::create(&new)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            rustix::fs::rename(&new, &path)?;
-            File::open(&self.directory)?.sync_all()
-        };
-        write().with_context(|| format!("unable to write schedule history '{}'", path.display()))
+        files::replace_file(&path, &text)
+            .with_context(|| format!("unable to write schedule history '{}'", path.display()))
     }
 }
 
@@ -85,19 +76,6 @@ mod tests {
             assert_eq!(file.load().unwrap(), history);
         }
         assert_eq!(std::fs::read_dir(&state).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn what_a_crash_left_of_the_next_file_is_ignored_and_replaced() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = HistoryFile::new(directory.path());
-        let mut history = History::default();
-        file.save(&history).unwrap();
-        std::fs::write(directory.path().join(NEW), r#"{"runs": [{"rea"#).unwrap();
-        assert_eq!(file.load().unwrap(), history);
-        history.start(Reason::FirstBackup, Timestamp::UNIX_EPOCH);
-        file.save(&history).unwrap();
-        assert_eq!(file.load().unwrap(), history);
     }
 
     #[test]

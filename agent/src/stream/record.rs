@@ -1,12 +1,11 @@
 //! What the stream remembers across restarts: losses that were found. It can be deleted: then they are found again.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use walkeep_chunkstore::storage::files;
 use walkeep_proto::segment::{SegmentNumber, WalSegment, WalSegmentSize};
 
 use super::status::{Gap, SideBranch};
@@ -45,15 +44,8 @@ impl Record {
     /// Durable on return.
     pub fn save(&self, directory: &Path) -> Result<()> {
         let path = Self::path(directory);
-        let temporary = directory.join("losses.tmp");
-        let write = || -> std::io::Result<()> {
-            let mut file = File::create(&temporary)?;
-            file.write_all(&serde_json::to_vec_pretty(self)?)?;
-            file.sync_all()?;
-            rustix::fs::rename(&temporary, &path)?;
-            File::open(directory)?.sync_all()
-        };
-        write().with_context(|| format!("unable to write '{}'", path.display()))
+        files::replace_file(&path, &serde_json::to_vec_pretty(self)?)
+            .with_context(|| format!("unable to write '{}'", path.display()))
     }
 
     /// Adds a gap unless it is known.

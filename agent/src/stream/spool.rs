@@ -13,6 +13,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use walkeep_chunkstore::storage::files;
 use walkeep_proto::lsn::Lsn;
 use walkeep_proto::segment::{WalSegment, WalSegmentSize};
 
@@ -66,7 +67,7 @@ impl Spool {
         fs::create_dir_all(&directory).with_context(creating)?;
         // A file is durable only where its directory is: `<state>/stream/<cluster>` may all be new.
         for created in directory.ancestors().take(3) {
-            File::open(created).and_then(|directory| directory.sync_all()).with_context(creating)?;
+            files::sync_directory(created).with_context(creating)?;
         }
         Ok(Self { directory, size })
     }
@@ -172,10 +173,7 @@ impl Spool {
 
     /// Durable on return.
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        let renamed = rustix::fs::rename(from, to).map_err(std::io::Error::from);
-        renamed
-            .and_then(|()| File::open(&self.directory)?.sync_all())
-            .with_context(|| format!("unable to rename '{}' to '{}'", from.display(), to.display()))
+        files::rename(from, to).with_context(|| format!("unable to give '{}' its name", to.display()))
     }
 }
 

@@ -8,7 +8,7 @@ use ulid::Ulid;
 
 use crate::error::{Error, Result};
 use crate::repository::{RepositoryConfig, layout};
-use crate::storage::{ConditionalWrites, Put, Storage};
+use crate::storage::{ConditionalWrites, Put, Storage, files};
 
 /// What was once proven about a bucket, kept beside the index so that `archive-push` need not ask again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,15 +38,11 @@ impl LinkState {
         (state.url == url && state.endpoint == endpoint).then_some(state)
     }
 
-    /// Keeps it. Losing it costs a few requests.
+    /// Keeps it.
     pub fn save(&self, directory: &Path) -> Result<()> {
         let path = Self::path(directory, &self.url, &self.endpoint);
-        let parent = path.parent().unwrap_or(directory);
-        let failed = |e| Error::storage("write", path.display(), e);
-        std::fs::create_dir_all(parent).map_err(failed)?;
         let text = serde_json::to_vec_pretty(self).expect("a plain structure always serialises");
-        let new = parent.join(format!(".{}", Ulid::generate()));
-        std::fs::write(&new, text).and_then(|()| Ok(rustix::fs::rename(&new, &path)?)).map_err(failed)
+        files::replace_file(&path, &text)
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,11 +15,15 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use rustix::fs::{CWD, RenameFlags};
 
+use super::files::{create_directories, sync_directory, sync_file};
 use super::{ObjectInfo, ObjectKey, ObjectWriter, Put, Storage};
 use crate::error::{Error, Result};
 
 /// Directory for objects in the making. No object key can start with a dot.
 const TEMPORARY: &str = ".tmp";
+
+/// Permissions of directories: the group may read, as it may objects.
+const DIRECTORY_MODE: u32 = 0o750;
 
 /// How old a temporary file must be before it counts as left behind by a crash: longer than any upload of one object.
 const ABANDONED_AFTER: Duration = Duration::from_secs(24 * 3600);
@@ -45,7 +49,7 @@ impl LocalStorage {
 
     /// Creates the directory if there is none, then opens it.
     pub fn create(root: &Path) -> Result<Self> {
-        create_directories(root)?;
+        create_directories(root, DIRECTORY_MODE)?;
         Self::open(root)
     }
 
@@ -80,7 +84,7 @@ impl LocalStorage {
         let create = || File::options().write(true).create_new(true).mode(0o640).open(&path);
         let file = match create() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                create_directories(&directory)?;
+                create_directories(&directory, DIRECTORY_MODE)?;
                 create()
             }
             other => other,
@@ -127,7 +131,7 @@ impl Temporary {
         };
         let mut moved = rustix::fs::renameat_with(CWD, &source, CWD, &target, flags);
         if moved == Err(rustix::io::Errno::NOENT) {
-            create_directories(&parent)?;
+            create_directories(&parent, DIRECTORY_MODE)?;
             moved = rustix::fs::renameat_with(CWD, &source, CWD, &target, flags);
         }
         if moved == Err(rustix::io::Errno::INVAL) && flags == RenameFlags::NOREPLACE {
@@ -293,29 +297,4 @@ fn list_directory(root: &Path, directory: &str, start: &str, found: &mut Vec<Obj
         }
     }
     Ok(())
-}
-
-/// Creates `path` and what is missing above it, and makes each new name durable in its parent.
-fn create_directories(path: &Path) -> Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    if let Some(parent) = parent {
-        create_directories(parent)?;
-    }
-    match fs::DirBuilder::new().mode(0o750).create(path) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-        other => other.map_err(|e| Error::storage("create", path.display(), e))?,
-    }
-    sync_directory(parent.unwrap_or(Path::new(".")))
-}
-
-fn sync_file(path: &Path) -> Result<()> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(|e| Error::storage("fsync", path.display(), e))
-}
-
-/// Makes the names inside a directory durable.
-pub(crate) fn sync_directory(path: &Path) -> Result<()> {
-    File::open(path).and_then(|d| d.sync_all()).map_err(|e| Error::storage("fsync", path.display(), e))
 }

@@ -4,6 +4,7 @@
 //! ever renamed over. The only object that may be rewritten is a lease ([`Storage::overwrite`]).
 
 mod faulty;
+pub mod files;
 mod key;
 mod local;
 mod memory;
