@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use walkeep_chunkstore::console::{Exit, print_json};
 use walkeep_chunkstore::wal::Pushed;
 
@@ -32,7 +32,10 @@ pub fn run(cli: &Cli, path: &Path) -> Result<Exit> {
 
 /// `None` where no agent answers: then this process stores the file. What an agent refuses stays refused.
 fn by_agent(config: &Config, path: &Path) -> Result<Option<PushAnswer>> {
-    let asked = daemon::absolute(path).and_then(|path| daemon::ask_push(&config.state.dir, &path, PATIENCE));
+    // The archiver's path is relative to the data directory.
+    let asked = std::path::absolute(path)
+        .with_context(|| format!("unable to find '{}'", path.display()))
+        .and_then(|path| daemon::ask_push(&config.state.dir, &path, PATIENCE));
     asked.or_else(|error| match error.downcast_ref::<AgentError>() {
         Some(_) => Err(error),
         None => {

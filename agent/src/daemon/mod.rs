@@ -1,7 +1,8 @@
 //! `walkeep agent`: what goes on beside the server as long as it runs.
 //!
-//! One thread per matter: the WAL stream, the schedule of base backups, each mirror's queue, the local window, files to archive, the control socket,
-//! metrics. The main thread waits for signals: SIGTERM and SIGINT end everything after what is under way, SIGHUP reads the configuration's rates again.
+//! One thread per matter: the WAL stream, the schedule of base backups, each mirror's queue, the local window, files to
+//! archive, the control socket, metrics. The main thread waits for signals: SIGTERM and SIGINT end everything after what
+//! is under way, SIGHUP reads the configuration's rates again.
 
 mod control;
 mod exposition;
@@ -23,7 +24,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use walkeep_chunkstore::Error;
 
-use crate::archive::StoredFiles;
+use crate::archive::SegmentLedger;
 use crate::context::Context;
 use crate::schedule::{Runner, Schedule};
 use crate::stream::Stream;
@@ -34,7 +35,7 @@ use status::BackupTimes;
 
 pub use control::{AgentError, ask_push, ask_status, is_streaming};
 pub use mirrors::Mirrors;
-pub use push::{PushAnswer, absolute};
+pub use push::PushAnswer;
 pub use status::{AgentStatus, MirrorStatus, Status, without_agent};
 
 /// How long mirrors may take to be brought up to date when the agent ends: then the next agent goes on.
@@ -47,15 +48,15 @@ pub fn run(config: Option<&Path>) -> Result<()> {
     let _lock = lock(&directory)?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("unable to watch signals")?;
     let mirrors = Mirrors::new(&context);
-    let stored = Arc::<StoredFiles>::default();
-    let stream = context.config.stream_settings()?.map(|settings| Stream::new(settings, Arc::clone(&stored)));
+    let ledger = Arc::<SegmentLedger>::default();
+    let stream = context.config.stream_settings()?.map(|settings| Stream::new(settings, Arc::clone(&ledger)));
     let world = AgentWorld::new(&context, config.map(Path::to_path_buf), stream.as_ref());
     let schedule = Runner::new(Schedule::new(&context.config.schedule)?, &world, &directory);
     let agent = Agent {
         context: &context,
         mirrors: &mirrors,
         stream: stream.as_ref(),
-        pusher: Pusher::new(&context, &stored),
+        pusher: Pusher::new(&context, &ledger),
         world: &world,
         schedule: &schedule,
         started: Timestamp::now(),

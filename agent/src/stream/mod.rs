@@ -29,7 +29,7 @@ use std::time::Duration;
 use anyhow::Result;
 use walkeep_chunkstore::repository::ClusterIdentity;
 
-use crate::archive::StoredFiles;
+use crate::archive::SegmentLedger;
 use crate::config::StreamSettings;
 use crate::context::Context;
 use crate::repository::Ask;
@@ -53,13 +53,13 @@ const CURRENT_LSN: &str = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receiv
 pub struct Stream {
     shared: Arc<Shared>,
     settings: StreamSettings,
-    stored: Arc<StoredFiles>,
+    ledger: Arc<SegmentLedger>,
 }
 
 impl Stream {
     /// Nothing runs yet. What it stores is remembered in `stored`.
-    pub fn new(settings: StreamSettings, stored: Arc<StoredFiles>) -> Self {
-        Self { shared: Arc::default(), settings, stored }
+    pub fn new(settings: StreamSettings, ledger: Arc<SegmentLedger>) -> Self {
+        Self { shared: Arc::default(), settings, ledger }
     }
 
     /// How far it is.
@@ -77,7 +77,7 @@ impl Stream {
             archive: context.archive(),
             identity: identity.clone(),
             level: context.config.compression.level,
-            stored: Arc::clone(&self.stored),
+            ledger: Arc::clone(&self.ledger),
             tail_interval: self.settings.tail_interval,
             sweep: Arc::clone(&sweep),
         };

@@ -15,7 +15,7 @@ use walkeep_proto::segment::WalSegment;
 use super::spool::{Aside, Spool, Spooled};
 use super::status::Shared;
 use super::sweep::Sweep;
-use crate::archive::{self, StoredFiles};
+use crate::archive::{self, SegmentLedger};
 
 /// Pauses after a failure.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -26,7 +26,7 @@ pub(super) struct Store {
     pub(super) archive: WalArchive,
     pub(super) identity: ClusterIdentity,
     pub(super) level: i32,
-    pub(super) stored: Arc<StoredFiles>,
+    pub(super) ledger: Arc<SegmentLedger>,
     pub(super) tail_interval: Duration,
     pub(super) sweep: Arc<Sweep>,
 }
@@ -93,7 +93,7 @@ impl Store {
         let size = self.spool.size();
         let name = spooled.segment.file_name(size);
         let received = Timestamp::now();
-        match archive::push_known(&self.archive, &self.identity, &spooled.path, self.level, &self.stored) {
+        match archive::push_known(&self.archive, &self.identity, &spooled.path, self.level, &self.ledger, None) {
             Ok(_) => {}
             Err(error) if is_conflict(&error) => {
                 // Both contents are kept, and nobody is served before people have decided: see `WalArchive`.
@@ -103,6 +103,9 @@ impl Store {
                 return Ok(());
             }
             Err(error) => return Err(error).with_context(|| format!("unable to store streamed segment {name}")),
+        }
+        if let Ok(name) = name.parse() {
+            self.ledger.streamed(name);
         }
         self.sweep.add(spooled.segment, None);
         self.spool.release(spooled)?;

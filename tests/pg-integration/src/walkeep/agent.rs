@@ -39,7 +39,9 @@ impl Agent {
     pub fn wait_ready(&mut self, walkeep: &Walkeep) {
         wait_until("the agent to answer `walkeep status`", SOON, || {
             assert!(self.is_running(), "the agent ended:\n{}", self.log());
-            walkeep.run(&["status", "--json"]).succeeded()
+            // Without an agent `status` answers, too: from what it sees itself.
+            let status = walkeep.run(&["status", "--json"]);
+            status.succeeded() && !status.json()["agent"].is_null()
         });
     }
 

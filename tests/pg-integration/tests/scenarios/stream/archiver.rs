@@ -49,6 +49,34 @@ fn both_ways_agree(major: MajorVersion) {
 }
 scenario!(per_major, both_ways_agree);
 
+/// What the stream has stored is compared before the archiver asks; a file that has changed since is looked at again.
+fn the_stream_is_compared_ahead(major: MajorVersion) {
+    let cluster = cluster(major);
+    cluster.set("wal_keep_size", "1GB");
+    let walkeep = walkeep(&cluster);
+    // The archiver has no command: its `.ready` files stay.
+    let agent = streaming(&walkeep);
+    pgbench_init(&cluster, 1);
+    let segments: Vec<String> = (0..6).map(|_| cluster.switch_wal()).collect();
+    wait_stored(&walkeep, now(&cluster));
+    let mut unasked = segments.iter();
+    let last = segments.last().expect("six");
+    wait_until("a segment to be compared ahead", Duration::from_secs(60), || {
+        let answer = push(&walkeep, &cluster, unasked.next().unwrap_or(last));
+        assert_eq!((&answer["by_agent"], &answer["new"]), (&true.into(), &false.into()), "{answer}");
+        answer["ahead"] == true
+    });
+    wait_until("the last one, too", Duration::from_secs(60), || push(&walkeep, &cluster, last)["ahead"] == true);
+    let path = cluster.data().join("pg_wal").join(last);
+    let mut bytes = std::fs::read(&path).expect("the segment is kept");
+    bytes[100_000] ^= 1;
+    std::fs::write(&path, bytes).expect("the test may write everywhere");
+    let refused = walkeep.push(&path).expect_code(1);
+    assert!(refused.stderr.contains("other content") || refused.stderr.contains("damaged"), "{refused}");
+    assert!(agent.stop().success());
+}
+scenario!([V13, V18], the_stream_is_compared_ahead);
+
 /// A backlog is stored ahead of the archiver; without the agent, and when it dies, archiving goes on alone.
 fn a_backlog_is_stored_ahead(major: MajorVersion) {
     let cluster = cluster(major);

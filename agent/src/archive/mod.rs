@@ -3,16 +3,16 @@
 //! No index, no lease: one object, durable before success is said. Before that the file must prove what it is: right
 //! length, right magic, right place in the WAL, right cluster, every record's checksum.
 
-use std::collections::BTreeMap;
+mod ledger;
+
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use parking_lot::Mutex;
 use walkeep_chunkstore::Error;
-use walkeep_chunkstore::id::ChunkId;
+use walkeep_chunkstore::id::{ChunkId, RepositoryKeys};
 use walkeep_chunkstore::repository::ClusterIdentity;
 use walkeep_chunkstore::wal::{Pushed, WalArchive};
 use walkeep_proto::segment::{SegmentFileName, WalFileName, WalSegment};
@@ -20,47 +20,48 @@ use walkeep_proto::timeline::{TimelineHistory, TimelineId};
 use walkeep_proto::wal::segment_scan::SegmentEnd;
 use walkeep_proto::wal::{ScanContext, SegmentScan, scan_segment};
 
+use ledger::Claimed;
+
+pub use ledger::{FileMark, SegmentLedger, ready_file};
+
 /// Longest `.history` or `.backup` file: both are a few lines of text.
 const MAXIMUM_TEXT: u64 = 1 << 20;
 
-/// Most segments of which [`StoredFiles`] remembers the content: the newest.
-const REMEMBERED: usize = 256;
-
-/// Contents of segments that this process has stored, durably: pushing one of them again needs no look at the repository.
-#[derive(Debug, Default)]
-pub struct StoredFiles(Mutex<BTreeMap<String, ChunkId>>);
-
-impl StoredFiles {
-    fn insert(&self, name: SegmentFileName, content: ChunkId) {
-        let mut contents = self.0.lock();
-        contents.insert(name.to_string(), content);
-        if contents.len() > REMEMBERED {
-            contents.pop_first();
-        }
-    }
-
-    fn get(&self, name: SegmentFileName) -> Option<ChunkId> {
-        self.0.lock().get(&name.to_string()).copied()
-    }
-}
-
-/// [`push`], where a segment that this process has stored is only compared with what was stored.
+/// [`push`], where a segment that this process has stored, or is storing, is only compared with that.
+///
+/// `file` is the mark of the server's own file at `path`, taken before: it needs no second comparison.
 pub fn push_known(
     archive: &WalArchive,
     identity: &ClusterIdentity,
     path: &Path,
     level: i32,
-    stored: &StoredFiles,
+    ledger: &SegmentLedger,
+    file: Option<FileMark>,
 ) -> Result<Pushed> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let Ok(WalFileName::Segment(segment)) = name.parse() else { return push(archive, identity, path, level) };
-    if let Some(known) = stored.get(segment)
-        && archive.repository().keys().chunk_id(&read_segment(path, identity)?) == known
-    {
-        return Ok(Pushed::AlreadyThere);
-    }
+    let keys = archive.repository().keys();
+    // The content is found out while another thread may still be storing.
+    let content = ledger.needs_content(segment, file).then(|| content(path, identity, keys)).transpose()?;
+    let claim = match ledger.claim(segment, file)? {
+        Claimed::Mine(claim) => Some(claim),
+        Claimed::Stored(stored) if file.is_some() && stored.compared == file => return Ok(Pushed::AlreadyThere),
+        Claimed::Stored(stored) => {
+            let content = content.map_or_else(|| self::content(path, identity, keys), Ok)?;
+            if content == stored.content {
+                if let Some(file) = file {
+                    ledger.note_compared(segment, file);
+                }
+                return Ok(Pushed::AlreadyThere);
+            }
+            // The repository refuses it, and keeps it beside the other.
+            None
+        }
+    };
     let (pushed, content) = push_segment(archive, identity, path, segment, level)?;
-    stored.insert(segment, content);
+    if let Some(claim) = claim {
+        claim.stored(content);
+    }
     Ok(pushed)
 }
 
@@ -170,8 +171,8 @@ fn scan(bytes: &[u8], identity: &ClusterIdentity, segment: WalSegment) -> Result
     Ok(scan)
 }
 
-/// Reads a file that must be exactly one segment long, in two halves at once: most of the time goes into fresh memory.
-fn read_segment(path: &Path, identity: &ClusterIdentity) -> Result<Vec<u8>> {
+/// Opens a file that must be exactly one segment long.
+fn open_segment(path: &Path, identity: &ClusterIdentity) -> Result<File> {
     let shown = || format!("unable to read '{}'", path.display());
     let file = File::open(path).with_context(shown)?;
     let length = file.metadata().with_context(shown)?.len();
@@ -179,6 +180,21 @@ fn read_segment(path: &Path, identity: &ClusterIdentity) -> Result<Vec<u8>> {
     if length != expected {
         bail!("'{}' is {length} bytes long, a segment of this cluster has {expected}", path.display());
     }
+    Ok(file)
+}
+
+/// What a segment's file holds, without its bytes in memory.
+fn content(path: &Path, identity: &ClusterIdentity, keys: &RepositoryKeys) -> Result<ChunkId> {
+    let file = open_segment(path, identity)?;
+    keys.chunk_id_of(file.take(u64::from(identity.wal_segment_size.bytes())))
+        .with_context(|| format!("unable to read '{}'", path.display()))
+}
+
+/// Reads a segment's file, in two halves at once: most of the time goes into fresh memory.
+fn read_segment(path: &Path, identity: &ClusterIdentity) -> Result<Vec<u8>> {
+    let shown = || format!("unable to read '{}'", path.display());
+    let file = open_segment(path, identity)?;
+    let expected = identity.wal_segment_size.bytes();
     let mut bytes = vec![0; usize::try_from(expected)?];
     let middle = bytes.len() / 2;
     let (first, second) = bytes.split_at_mut(middle);
