@@ -18,3 +18,4 @@ pub mod repository;
 pub mod schedule;
 pub mod stop_flag;
 pub mod stream;
+pub mod supervise;

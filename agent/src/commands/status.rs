@@ -8,16 +8,17 @@ use walkeep_chunkstore::console::{Bytes, Elapsed, Exit, print, print_json};
 use walkeep_chunkstore::mirror::Durability;
 
 use crate::cli::Cli;
+use crate::config::Config;
 use crate::context::Context;
 use crate::daemon::{self, MirrorStatus, Status};
 use crate::stream::StreamStatus;
 
 /// Says what the agent knows; without one, what a comparison shows.
 pub fn run(cli: &Cli) -> Result<Exit> {
-    let context = Context::open(cli.config.as_deref())?;
-    let status = match daemon::ask_status(&context.config.state.dir)? {
+    let config = Config::load(cli.config.as_deref())?;
+    let status = match daemon::ask_status(&config.state.dir)? {
         Some(status) => status,
-        None => daemon::without_agent(&context)?,
+        None => daemon::without_agent(&Context::open(cli.config.as_deref())?)?,
     };
     if cli.json {
         print_json(&status);
@@ -102,5 +103,6 @@ fn line(mirror: &MirrorStatus) -> String {
             format!("{objects} objects, {} behind, the oldest of {age} ago", Bytes(lag.bytes))
         }
     };
-    format!("mirror '{}' ({waits}): {behind}\n", mirror.url)
+    let has = mirror.mirrored_lsn.map(|lsn| format!(", has WAL up to {lsn}")).unwrap_or_default();
+    format!("mirror '{}' ({waits}): {behind}{has}\n", mirror.url)
 }

@@ -36,6 +36,11 @@ pub(super) fn text(status: &Status) -> String {
     if let Some(bytes) = status.agent.as_ref().and_then(|agent| agent.resident_bytes) {
         number(&mut registry, "agent_resident_memory", "Memory of the agent", Some(Unit::Bytes), bytes);
     }
+    if let Some(agent) = &status.agent {
+        let deaths = Counter::<u64, AtomicU64>::default();
+        deaths.inc_by(agent.thread_deaths);
+        registry.register("agent_thread_deaths", "Threads that died by a bug and were started again", deaths);
+    }
     if let Some(stream) = &status.stream {
         of_stream(&mut registry, stream, Timestamp::now());
     }
@@ -61,6 +66,12 @@ fn number(registry: &mut Registry, name: &str, help: &str, unit: Option<Unit>, v
     }
 }
 
+fn seconds(registry: &mut Registry, name: &str, help: &str, value: f64) {
+    let gauge: Gauge<f64, AtomicU64> = Gauge::default();
+    gauge.set(value);
+    registry.register_with_unit(name, help, Unit::Seconds, gauge);
+}
+
 fn of_stream(registry: &mut Registry, stream: &StreamStatus, now: Timestamp) {
     number(registry, "stream_up", "1 while WAL comes in", None, u64::from(stream.streaming));
     for (name, help, lsn) in [
@@ -72,12 +83,23 @@ fn of_stream(registry: &mut Registry, stream: &StreamStatus, now: Timestamp) {
     ] {
         number(registry, name, help, Some(Unit::Bytes), lsn.as_u64());
     }
+    for (name, help, moment) in [
+        ("stream_received_time", "When WAL was received last", stream.received_at),
+        ("stream_flushed_time", "When the newest durable WAL was received", stream.flushed_at),
+        ("stream_stored_time", "When the newest WAL in the repository had been received", stream.stored_at),
+        (
+            "stream_archived_time",
+            "When the newest whole segment in the repository had been received",
+            stream.archived_at,
+        ),
+    ] {
+        if let Some(moment) = moment {
+            seconds(registry, name, help, moment.as_duration().as_secs_f64());
+        }
+    }
     number(registry, "stream_lag", "WAL that the repository lacks", Some(Unit::Bytes), stream.lag_bytes());
-    if let Some(seconds) = stream.rpo_seconds(now) {
-        let gauge: Gauge<f64, AtomicU64> = Gauge::default();
-        gauge.set(seconds);
-        let help = "Age of what would be lost with this host and the server's";
-        registry.register_with_unit("rpo", help, Unit::Seconds, gauge);
+    if let Some(age) = stream.rpo_seconds(now) {
+        seconds(registry, "rpo", "Age of what would be lost with this host and the server's", age);
     }
     let waiting = "Complete segments that wait for the repository";
     number(registry, "stream_waiting", waiting, Some(Unit::Bytes), stream.waiting_bytes);
@@ -100,15 +122,13 @@ fn of_stream(registry: &mut Registry, stream: &StreamStatus, now: Timestamp) {
 }
 
 fn of_backups(registry: &mut Registry, status: &Status, now: Timestamp) {
-    let seconds = |from: Timestamp, to: Timestamp| to.duration_since(from).as_secs_f64().max(0.0);
+    let elapsed = |from: Timestamp, to: Timestamp| to.duration_since(from).as_secs_f64().max(0.0);
     if let Some(newest) = &status.newest_backup {
         for (name, help, value) in [
-            ("backup_age", "Time since the newest base backup stopped", seconds(newest.stopped, now)),
-            ("backup_duration", "What the newest base backup took", seconds(newest.started, newest.stopped)),
+            ("backup_age", "Time since the newest base backup stopped", elapsed(newest.stopped, now)),
+            ("backup_duration", "What the newest base backup took", elapsed(newest.started, newest.stopped)),
         ] {
-            let gauge: Gauge<f64, AtomicU64> = Gauge::default();
-            gauge.set(value);
-            registry.register_with_unit(name, help, Unit::Seconds, gauge);
+            seconds(registry, name, help, value);
         }
     }
     if let Some(schedule) = &status.schedule {
@@ -130,7 +150,11 @@ fn of_mirrors(registry: &mut Registry, mirrors: &[MirrorStatus]) {
     };
     let objects = gauge(registry, "mirror_lag_objects", "Objects that the mirror lacks", None);
     let bytes = gauge(registry, "mirror_lag", "Bytes that the mirror lacks", Some(Unit::Bytes));
-    let seconds = gauge(registry, "mirror_lag", "Age of the oldest object that the mirror lacks", Some(Unit::Seconds));
+    let age = gauge(registry, "mirror_lag", "Age of the oldest object that the mirror lacks", Some(Unit::Seconds));
+    let stored = gauge(registry, "mirror_stored_lsn", "Up to where the mirror has streamed WAL", Some(Unit::Bytes));
+    let complete = Family::<OfMirror, Gauge<f64, AtomicU64>>::default();
+    let help = "What was written to the repository before is in the mirror";
+    registry.register_with_unit("mirror_complete_before_time", help, Unit::Seconds, complete.clone());
     let failing = gauge(registry, "mirror_failures", "Failures since the last success", None);
     let compared = gauge(registry, "mirror_compared", "1 once both places were compared", None);
     let sent_objects = Family::<OfMirror, Counter<u64, AtomicU64>>::default();
@@ -143,7 +167,13 @@ fn of_mirrors(registry: &mut Registry, mirrors: &[MirrorStatus]) {
         let of = OfMirror { mirror: mirror.url.clone() };
         objects.get_or_create(&of).set(signed(mirror.lag.objects));
         bytes.get_or_create(&of).set(signed(mirror.lag.bytes));
-        seconds.get_or_create(&of).set(signed(mirror.lag.seconds));
+        age.get_or_create(&of).set(signed(mirror.lag.seconds));
+        if let Some(lsn) = mirror.mirrored_lsn {
+            stored.get_or_create(&of).set(signed(lsn.as_u64()));
+        }
+        if let Some(moment) = mirror.lag.complete_before {
+            complete.get_or_create(&of).set(moment.as_duration().as_secs_f64());
+        }
         failing.get_or_create(&of).set(signed(mirror.lag.failures));
         compared.get_or_create(&of).set(i64::from(mirror.lag.compared));
         sent_objects.get_or_create(&of).inc_by(mirror.lag.sent_objects);
@@ -159,12 +189,15 @@ fn of_mirrors(registry: &mut Registry, mirrors: &[MirrorStatus]) {
 mod tests {
     use super::*;
     use walkeep_chunkstore::mirror::{Durability, Lag};
+    use walkeep_proto::lsn::Lsn;
 
     #[test]
     fn lag_is_told_for_each_mirror() {
-        let lag = Lag { objects: 3, bytes: 4096, seconds: 17, sent_objects: 9, ..Lag::default() };
+        let complete_before = Some(Timestamp::from_second(1_700_000_000).unwrap());
+        let lag = Lag { objects: 3, bytes: 4096, seconds: 17, sent_objects: 9, complete_before, ..Lag::default() };
         let url = "s3://bucket/p".to_owned();
-        let mirror = MirrorStatus { url, durability: Durability::Local, lag, requests: Default::default() };
+        let (durability, mirrored_lsn) = (Durability::Local, Some(Lsn::new(0x0100_0000)));
+        let mirror = MirrorStatus { url, durability, lag, mirrored_lsn, requests: Default::default() };
         let mirrors = vec![mirror];
         let text = text(&Status {
             cluster: "main".to_owned(),
@@ -179,6 +212,8 @@ mod tests {
             "walkeep_mirror_lag_objects{mirror=\"s3://bucket/p\"} 3",
             "walkeep_mirror_lag_bytes{mirror=\"s3://bucket/p\"} 4096",
             "walkeep_mirror_lag_seconds{mirror=\"s3://bucket/p\"} 17",
+            "walkeep_mirror_stored_lsn_bytes{mirror=\"s3://bucket/p\"} 16777216",
+            "walkeep_mirror_complete_before_time_seconds{mirror=\"s3://bucket/p\"} 1700000000",
             "walkeep_mirror_sent_objects_total{mirror=\"s3://bucket/p\"} 9",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");

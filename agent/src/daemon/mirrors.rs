@@ -33,9 +33,8 @@ impl Mirrors {
         Self { queues: queues.collect(), stop: StopFlag::default() }
     }
 
-    /// How far each mirror is behind.
+    /// How far each mirror is behind, by the last look, which is at most a second old unless the mirror is in trouble.
     pub fn lags(&self) -> Vec<Lag> {
-        self.queues.iter().for_each(MirrorQueue::refresh);
         self.queues.iter().map(MirrorQueue::lag).collect()
     }
 
@@ -79,8 +78,11 @@ impl Mirrors {
     pub fn drain(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         let is_behind = |lag: &Lag| lag.compared && lag.error.is_none() && lag.objects > 0;
-        while self.lags().iter().any(is_behind) && Instant::now() < deadline {
-            if self.wait_for_stop(DRAIN_LOOK) {
+        loop {
+            // What was written last must not be overlooked.
+            self.queues.iter().for_each(MirrorQueue::refresh);
+            let are_behind = self.lags().iter().any(is_behind);
+            if !are_behind || Instant::now() >= deadline || self.wait_for_stop(DRAIN_LOOK) {
                 return;
             }
         }

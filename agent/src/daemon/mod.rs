@@ -27,7 +27,9 @@ use walkeep_chunkstore::Error;
 use crate::archive::SegmentLedger;
 use crate::context::Context;
 use crate::schedule::{Runner, Schedule};
+use crate::stop_flag::StopFlag;
 use crate::stream::Stream;
+use crate::supervise::supervised;
 use control::Answers;
 use push::Pusher;
 use rebaseline::AgentWorld;
@@ -63,15 +65,19 @@ pub fn run(config: Option<&Path>) -> Result<()> {
     };
     let control = control::Server::bind(&directory)?;
     let metrics = context.config.metrics.listen.map(metrics::Server::bind).transpose()?;
+    let ending = StopFlag::default();
+    let wait = |time| ending.wait(time);
     std::thread::scope(|scope| {
         let handle = signals.handle();
-        scope.spawn(|| mirrors.run(&context));
-        let streaming = stream.as_ref().map(|stream| scope.spawn(|| stream.run(&context)));
-        scope.spawn(|| agent.pusher.run());
-        let schedule = scope.spawn(|| schedule.run());
-        scope.spawn(|| control.run(&agent));
+        scope.spawn(|| supervised("the mirrors' thread", wait, || mirrors.run(&context)));
+        let streaming = stream
+            .as_ref()
+            .map(|stream| scope.spawn(|| supervised("the stream's thread", wait, || stream.run(&context))));
+        scope.spawn(|| supervised("the thread that stores ahead", wait, || agent.pusher.run()));
+        let schedule = scope.spawn(|| supervised("the schedule's thread", wait, || schedule.run()));
+        scope.spawn(|| supervised("the control socket's thread", wait, || control.run(&agent)));
         if let Some(metrics) = &metrics {
-            scope.spawn(|| metrics.run(&|| agent.status()));
+            scope.spawn(|| supervised("the metrics' thread", wait, || metrics.run(&|| agent.status())));
         }
         scope.spawn(|| feed_watchdog(&mirrors));
         tell_manager(&[NotifyState::Ready]);
@@ -83,6 +89,7 @@ pub fn run(config: Option<&Path>) -> Result<()> {
             context.rates.reload(config);
         }
         handle.close();
+        ending.stop();
         tell_manager(&[NotifyState::Stopping]);
         control.stop();
         agent.pusher.stop();
@@ -122,10 +129,9 @@ impl Answers for Agent<'_> {
     fn status(&self) -> Status {
         Status {
             agent: Some(AgentStatus::here(self.started)),
-            stream: self.stream.map(Stream::status),
             schedule: Some(self.schedule.status()),
             newest_backup: self.world.newest().map(|newest| BackupTimes::of(&newest)),
-            ..Status::of(self.context, self.mirrors.lags())
+            ..Status::of(self.context, self.mirrors.lags(), self.stream)
         }
     }
 

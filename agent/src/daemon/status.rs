@@ -5,10 +5,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use walkeep_chunkstore::mirror::{Durability, Lag};
 use walkeep_chunkstore::storage::RequestCounts;
+use walkeep_proto::lsn::Lsn;
 
 use crate::context::Context;
 use crate::schedule::{NewestBackup, ScheduleStatus};
-use crate::stream::StreamStatus;
+use crate::stream::{Stream, StreamStatus};
+use crate::supervise;
 
 /// The agent's process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,6 +23,8 @@ pub struct AgentStatus {
     pub version: String,
     /// Bytes of memory it takes; `None` where that cannot be told.
     pub resident_bytes: Option<u64>,
+    /// How often one of its threads died by a bug and was started again.
+    pub thread_deaths: u64,
 }
 
 impl AgentStatus {
@@ -30,6 +34,7 @@ impl AgentStatus {
             since,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             resident_bytes: resident_bytes(),
+            thread_deaths: supervise::deaths(),
         }
     }
 }
@@ -59,6 +64,8 @@ pub struct MirrorStatus {
     /// How far it is behind.
     #[serde(flatten)]
     pub lag: Lag,
+    /// Up to where it has the streamed WAL; `None` where nothing is streamed, or that is not known.
+    pub mirrored_lsn: Option<Lsn>,
     /// Requests since the process started, by operation; empty for a directory.
     pub requests: RequestCounts,
 }
@@ -83,20 +90,21 @@ pub struct Status {
 }
 
 impl Status {
-    /// What is known without an agent.
-    pub(super) fn of(context: &Context, lags: Vec<Lag>) -> Self {
+    /// What is known of the repository and its mirrors.
+    pub(super) fn of(context: &Context, lags: Vec<Lag>, stream: Option<&Stream>) -> Self {
         let requests = context.storages.requests();
         let remotes = context.storages.mirrored.iter().flat_map(|mirrored| mirrored.remotes());
         let mirrors = remotes.zip(lags).map(|(remote, lag)| {
             let url = remote.storage.location();
             let requests = requests.get(&url).cloned().unwrap_or_default();
-            MirrorStatus { durability: remote.durability, lag, requests, url }
+            let mirrored_lsn = lag.complete_before.and_then(|moment| stream?.stored_before(moment));
+            MirrorStatus { durability: remote.durability, lag, mirrored_lsn, requests, url }
         });
         Self {
             cluster: context.config.cluster_name().to_owned(),
             repository: context.repository.location(),
             agent: None,
-            stream: None,
+            stream: stream.map(Stream::status),
             schedule: None,
             newest_backup: None,
             mirrors: mirrors.collect(),
@@ -112,7 +120,7 @@ pub fn without_agent(context: &Context) -> Result<Status> {
             lags.push(Lag::by_comparison(mirrored.local(), &*remote.storage));
         }
     }
-    Ok(Status::of(context, lags))
+    Ok(Status::of(context, lags, None))
 }
 
 /// `VmRSS` of this process (`proc(5)`).

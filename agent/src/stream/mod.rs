@@ -27,12 +27,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use jiff::Timestamp;
 use walkeep_chunkstore::repository::ClusterIdentity;
+use walkeep_proto::lsn::Lsn;
 
 use crate::archive::SegmentLedger;
 use crate::config::StreamSettings;
 use crate::context::Context;
 use crate::repository::Ask;
+use crate::supervise::supervised;
 use attempt::Attempts;
 use slot::SlotKeeper;
 use spool::Spool;
@@ -67,6 +70,11 @@ impl Stream {
         self.shared.status()
     }
 
+    /// Up to where WAL was in the repository at this moment, as far as it is remembered.
+    pub fn stored_before(&self, moment: Timestamp) -> Option<Lsn> {
+        self.shared.stored_before(moment)
+    }
+
     /// Works until [`Stream::stop`].
     pub fn run(&self, context: &Context) {
         let Some((identity, spool)) = self.prepare(context) else { return };
@@ -84,17 +92,21 @@ impl Stream {
         let slot = self.settings.slot.clone().map(|name| SlotKeeper { context, shared: &self.shared, name });
         let attempts =
             Attempts { context, settings: &self.settings, shared: &self.shared, spool, identity, store: &store };
+        let wait = |time| self.shared.wait_for_stop(time);
         std::thread::scope(|scope| {
-            let storing = scope.spawn(|| store.run());
-            scope.spawn(|| sweep.run(&store.archive, store.spool.size(), &self.shared));
+            let storing = scope.spawn(|| supervised("the thread that stores WAL", wait, || store.run()));
+            scope.spawn(|| {
+                let sweep = || sweep.run(&store.archive, store.spool.size(), &self.shared);
+                supervised("the thread that removes tails", wait, sweep);
+            });
             if let Some(slot) = &slot {
-                scope.spawn(|| slot.run());
+                scope.spawn(|| supervised("the slot's thread", wait, || slot.run()));
             }
-            attempts.run();
+            supervised("the thread that receives WAL", wait, || attempts.run());
             // What was received last is durable now: it is stored before the agent ends.
             self.shared.received_all();
             if storing.join().is_err() {
-                tracing::error!("the thread that stores WAL died");
+                tracing::error!("the thread that stores WAL could not be ended");
             }
             sweep.stop();
         });

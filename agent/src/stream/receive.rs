@@ -133,7 +133,10 @@ async fn read(
         match message {
             StreamEvent::Message(StreamMessage::WalData { start, server_end, data, .. }) => {
                 let end = start.saturating_add(data.len() as u64);
-                shared.update(|status| (status.server_lsn, status.received_lsn) = (server_end, end));
+                shared.update(|status| {
+                    (status.server_lsn, status.received_lsn) = (server_end, end);
+                    status.received_at = Some(Timestamp::now());
+                });
                 if pieces.send(Piece { start, bytes: data }).await.is_err() {
                     // The disk thread has failed and says why.
                     return Ok(Ended::Stopped);

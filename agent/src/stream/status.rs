@@ -67,12 +67,16 @@ pub struct StreamStatus {
     pub server_lsn: Lsn,
     /// Up to where it was received.
     pub received_lsn: Lsn,
+    /// When that was.
+    pub received_at: Option<Timestamp>,
     /// Up to where it is durable here.
     pub flushed_lsn: Lsn,
     /// Up to where it is in the repository, tails included.
     pub stored_lsn: Lsn,
     /// Up to where whole segments are in the repository.
     pub archived_lsn: Lsn,
+    /// When the last byte of them had been received.
+    pub archived_at: Option<Timestamp>,
     /// When the newest WAL in the repository had been received: what came later is lost with this host.
     pub stored_at: Option<Timestamp>,
     /// When the newest durable WAL was received.
@@ -117,9 +121,36 @@ struct State {
     /// The same of what goes on beside receiving.
     told_aside: Option<String>,
     received_all: bool,
+    stored: Positions,
     /// Something was completed or flushed since the storing thread looked.
     news: bool,
     stopped: bool,
+}
+
+/// Most positions that are remembered; after that every second one is forgotten.
+const POSITIONS: usize = 4096;
+
+/// When WAL was in the repository up to where.
+#[derive(Default)]
+struct Positions(Vec<(Timestamp, Lsn)>);
+
+impl Positions {
+    fn note(&mut self, moment: Timestamp, end: Lsn) {
+        // A stream that starts anew, on another timeline, may begin before.
+        self.0.retain(|(_, earlier)| *earlier < end);
+        if self.0.len() >= POSITIONS {
+            let mut number = 0;
+            self.0.retain(|_| {
+                number += 1;
+                number % 2 == 0
+            });
+        }
+        self.0.push((moment, end));
+    }
+
+    fn before(&self, moment: Timestamp) -> Option<Lsn> {
+        self.0.iter().rev().find(|(noted, _)| *noted < moment).map(|(_, end)| *end)
+    }
 }
 
 /// What the stream's threads share.
@@ -165,6 +196,24 @@ impl Shared {
     /// The repository takes what it is given.
     pub(super) fn stored(&self) {
         self.state.lock().status.storing_error = None;
+    }
+
+    /// What was received at this moment is in the repository up to here; `archived` where that is a whole segment.
+    pub(super) fn note_stored(&self, end: Lsn, received: Option<Timestamp>, archived: bool) {
+        let mut state = self.state.lock();
+        let status = &mut state.status;
+        if archived && end > status.archived_lsn {
+            (status.archived_lsn, status.archived_at) = (end, received);
+        }
+        if end > status.stored_lsn {
+            (status.stored_lsn, status.stored_at) = (end, received);
+            state.stored.note(Timestamp::now(), end);
+        }
+    }
+
+    /// Up to where WAL was in the repository at this moment, as far as it is remembered.
+    pub(super) fn stored_before(&self, moment: Timestamp) -> Option<Lsn> {
+        self.state.lock().stored.before(moment)
     }
 
     /// Nothing more will be received.
@@ -230,6 +279,28 @@ mod tests {
         // A server that cannot be seen may have written anything since.
         (status.server_lsn, status.streaming) = (Lsn::new(500), false);
         assert_eq!(status.rpo_seconds(at(160)), Some(60.0));
+    }
+
+    #[test]
+    fn positions_are_remembered_with_their_moments() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let mut positions = Positions::default();
+        assert_eq!(positions.before(at(5)), None);
+        for second in 0..10_000 {
+            positions.note(at(second), Lsn::new(second.unsigned_abs() + 1));
+        }
+        assert!(positions.0.len() <= POSITIONS);
+        assert_eq!(positions.before(at(10_000)), Some(Lsn::new(10_000)));
+        assert_eq!(
+            positions.before(at(9_999)),
+            Some(Lsn::new(9_999)),
+            "what was noted at that very moment may be later"
+        );
+        let early = positions.before(at(5_000)).unwrap();
+        assert!((Lsn::new(4_980)..=Lsn::new(5_000)).contains(&early), "{early}");
+        positions.note(at(20_000), Lsn::new(100));
+        assert_eq!(positions.before(at(20_001)), Some(Lsn::new(100)));
+        assert!(positions.before(at(20_000)) < Some(Lsn::new(100)), "what was given up is not told any more");
     }
 
     #[test]

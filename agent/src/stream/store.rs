@@ -92,7 +92,9 @@ impl Store {
     fn store(&self, spooled: &Spooled) -> Result<()> {
         let size = self.spool.size();
         let name = spooled.segment.file_name(size);
-        let received = Timestamp::now();
+        // When its last byte was written here.
+        let written = std::fs::metadata(&spooled.path).and_then(|metadata| metadata.modified());
+        let received = written.ok().and_then(|time| Timestamp::try_from(time).ok());
         match archive::push_known(&self.archive, &self.identity, &spooled.path, self.level, &self.ledger, None) {
             Ok(_) => {}
             Err(error) if is_conflict(&error) => {
@@ -109,14 +111,7 @@ impl Store {
         }
         self.sweep.add(spooled.segment, None);
         self.spool.release(spooled)?;
-        let end = spooled.segment.number.end(size);
-        self.shared.update(|status| {
-            status.archived_lsn = status.archived_lsn.max(end);
-            if end > status.stored_lsn {
-                status.stored_lsn = end;
-                status.stored_at = Some(received);
-            }
-        });
+        self.shared.note_stored(spooled.segment.number.end(size), received, true);
         Ok(())
     }
 
@@ -133,10 +128,7 @@ impl Store {
         self.push_tail(spooled, end)?;
         self.sweep.add(spooled.segment, Some(end));
         *last = Some(LastTail { segment: spooled.segment, end });
-        self.shared.update(|status| {
-            status.stored_lsn = status.stored_lsn.max(end);
-            status.stored_at = received;
-        });
+        self.shared.note_stored(end, received, false);
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 
 mod check;
 mod copy;
+mod lag;
 mod link;
 mod needs;
 mod order;
@@ -21,8 +22,9 @@ const UNDER_WAY: usize = 4;
 
 pub use copy::{CopyReport, Copying, Missing, copy_object, missing};
 use copy::{is_tail, unless_dropped};
+pub use lag::Lag;
 pub use link::{LinkState, join};
 pub use order::Class;
-pub use queue::{Lag, MirrorQueue};
+pub use queue::MirrorQueue;
 pub use storage::{Durability, Keep, MirroredStorage, Remote};
 pub use sync::{SyncReport, Syncing};

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
-use serde::{Deserialize, Serialize};
 
+use super::lag::{Lag, age, timestamp};
 use super::storage::Places;
 use super::watch::{Found, Watch, named_at};
 use super::{Class, Durability, Keep, MirroredStorage, UNDER_WAY, is_tail, missing};
 use crate::error::Result;
 use crate::repository::layout::segment_prefix;
-use crate::storage::{LocalStorage, ObjectInfo, ObjectKey, Storage};
+use crate::storage::{ObjectInfo, ObjectKey, Storage};
 use crate::wal::superseded;
 
 /// How often the directory is looked at.
@@ -22,47 +22,6 @@ const COMPARE: Duration = Duration::from_secs(3600);
 const LEFT_TO_WRITER: Duration = Duration::from_secs(60);
 /// First and longest pause after a failure.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-/// How far the mirror is behind.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lag {
-    /// Objects that are not there yet.
-    pub objects: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Seconds since the oldest of them was written; 0 when there is none.
-    pub seconds: u64,
-    /// Objects sent since the agent started.
-    pub sent_objects: u64,
-    /// Their bytes.
-    pub sent_bytes: u64,
-    /// Whether both places have been compared since the agent started: before, the numbers are too small.
-    pub compared: bool,
-    /// Failures since the last success.
-    pub failures: u64,
-    /// What failed last, while it fails.
-    pub error: Option<String>,
-}
-
-impl Lag {
-    /// How far `remote` is behind, by comparing it with `local`: what can be said when no agent runs.
-    pub fn by_comparison(local: &LocalStorage, remote: &dyn Storage) -> Self {
-        match missing(local, remote, &Class::ALL) {
-            Ok(missing) => {
-                let oldest = missing.objects.iter().filter_map(|(_, info)| named_at(local, &info.key)).min();
-                let (objects, bytes) = (missing.objects.len() as u64, missing.bytes());
-                Self { objects, bytes, seconds: age(oldest), compared: true, ..Self::default() }
-            }
-            Err(error) => Self { error: Some(crate::console::chain(&error)), failures: 1, ..Self::default() },
-        }
-    }
-}
-
-/// Seconds since a file got its name; 0 for none, and for one of a clock ahead of ours.
-fn age(named: Option<SystemTime>) -> u64 {
-    let age = named.and_then(|named| SystemTime::now().duration_since(named).ok());
-    age.unwrap_or_default().as_secs()
-}
 
 #[derive(Clone, Copy)]
 struct Entry {
@@ -81,7 +40,9 @@ struct State {
     lag: Lag,
     /// Nothing is tried before.
     retry: Option<Instant>,
-    /// How often the directory was looked at.
+    /// When the directory was looked at last: what was written before is known.
+    looked: Option<SystemTime>,
+    /// How often it was.
     looks: u64,
     look_now: bool,
     stopped: bool,
@@ -149,10 +110,15 @@ impl MirrorQueue {
     /// How far the mirror is behind, as far as the last look tells.
     pub fn lag(&self) -> Lag {
         let state = self.state.lock();
+        let oldest = state.waiting.values().map(|entry| entry.named).min();
+        let known = state.looked.filter(|_| state.lag.compared);
+        let complete_before =
+            known.map(|looked| oldest.map_or(looked, |oldest| oldest.min(looked))).and_then(timestamp);
         Lag {
             objects: state.waiting.len() as u64,
             bytes: state.waiting.values().map(|entry| entry.size).sum(),
-            seconds: age(state.waiting.values().map(|entry| entry.named).min()),
+            seconds: age(oldest),
+            complete_before,
             ..state.lag.clone()
         }
     }
@@ -181,13 +147,17 @@ impl MirrorQueue {
                 };
             }
             let mut found = Vec::new();
+            let now = SystemTime::now();
             let looked = watch.poll(&mut found);
             // What was found before it failed is not told again.
             self.add(found);
-            if let Err(error) = looked {
-                self.failed(&error);
+            if let Err(error) = &looked {
+                self.failed(error);
             }
             let mut state = self.state.lock();
+            if looked.is_ok() {
+                state.looked = Some(now);
+            }
             state.looks += 1;
             self.changed.notify_all();
             let next = Instant::now() + POLL;
@@ -375,7 +345,7 @@ mod tests {
 
     use super::*;
     use crate::mirror::Remote;
-    use crate::storage::MemoryStorage;
+    use crate::storage::{LocalStorage, MemoryStorage};
 
     #[test]
     fn a_tail_waits_for_the_wal_before_it() {

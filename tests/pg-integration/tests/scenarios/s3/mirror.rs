@@ -18,10 +18,15 @@ fn lag(walkeep: &Walkeep) -> serde_json::Value {
     walkeep.json(&["status"])["mirrors"][0].take()
 }
 
+/// Waits until every mirror has what is written now.
 fn wait_mirrored(walkeep: &Walkeep) {
-    wait_until("the mirror to be up to date", Duration::from_secs(120), || {
-        let lag = lag(walkeep);
-        lag["compared"] == true && lag["objects"] == 0
+    let now = jiff::Timestamp::now();
+    let has_it = |lag: &serde_json::Value| {
+        let complete: Option<jiff::Timestamp> = lag["complete_before"].as_str().and_then(|moment| moment.parse().ok());
+        lag["objects"] == 0 && complete.is_some_and(|complete| complete > now)
+    };
+    wait_until("the mirrors to be up to date", Duration::from_secs(120), || {
+        walkeep.json(&["status"])["mirrors"].as_array().expect("a list").iter().all(has_it)
     });
 }
 
@@ -142,11 +147,8 @@ fn two_mirrors_and_a_short_local_window(major: MajorVersion) {
     pgbench_init(&cluster, 1);
     walkeep.backup(&[]);
     let agent = walkeep.agent();
-    wait_until("both mirrors to be up to date", Duration::from_secs(120), || {
-        let status = walkeep.json(&["status"]);
-        let mirrors = status["mirrors"].as_array().expect("a list");
-        mirrors.len() == 2 && mirrors.iter().all(|lag| lag["compared"] == true && lag["objects"] == 0)
-    });
+    wait_mirrored(&walkeep);
+    assert_eq!(walkeep.json(&["status"])["mirrors"].as_array().map(Vec::len), Some(2));
     assert!(agent.stop().success());
     // A new agent begins by making room.
     let agent = walkeep.agent();
@@ -159,10 +161,7 @@ fn two_mirrors_and_a_short_local_window(major: MajorVersion) {
     create_marker(&cluster, "the end");
     let expected = Digest::of(&cluster);
     cluster.archive_everything();
-    wait_until("both mirrors to be up to date", Duration::from_secs(120), || {
-        let status = walkeep.json(&["status"]);
-        status["mirrors"].as_array().expect("a list").iter().all(|lag| lag["compared"] == true && lag["objects"] == 0)
-    });
+    wait_mirrored(&walkeep);
     assert!(agent.stop().success());
     drop(cluster);
     let walkeep = walkeep.environment("WALKEEP_MIRROR_ENDPOINT", two.url());
