@@ -21,6 +21,7 @@ use crate::backup::{NotArchived, NotConfigured};
 use crate::cli::{Cli, Command};
 use crate::config::ConfigError;
 use crate::postgres::SqlError;
+use crate::postgres::conninfo::ConninfoError;
 
 /// Runs what was asked for.
 pub fn run(cli: &Cli) -> Result<Exit> {
@@ -56,6 +57,7 @@ pub fn hints(cli: &Cli, error: &anyhow::Error) -> Vec<String> {
         if let Some(sql) = cause.downcast_ref::<SqlError>() {
             hints.extend(sql_hint(sql).map(str::to_owned));
         }
+        hints.extend(cause.downcast_ref::<ConninfoError>().and_then(ConninfoError::hint).map(str::to_owned));
         if cause.is::<NotArchived>() {
             hints.push("run `walkeep check` to see whether archive_mode and archive_command are right".to_owned());
         }

@@ -1,11 +1,14 @@
 //! One SQL session, used from synchronous code.
 
-use anyhow::{Context, Result};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 
-use super::connection::{Connection, Purpose, Rows, server_error};
+use super::connection::{ConnectError, Connection, Purpose, Rows, server_error};
 use super::conninfo::Conninfo;
+use crate::stop_flag::StopFlag;
 
 /// A statement failed.
 #[derive(Debug, thiserror::Error)]
@@ -30,19 +33,45 @@ impl From<anyhow::Error> for SqlError {
 pub struct Session {
     runtime: Runtime,
     connection: Mutex<Connection>,
+    stop: Option<Arc<StopFlag>>,
 }
 
 impl Session {
     /// Connects, and turns off every timeout that could end a long backup's session.
     pub fn connect(conninfo: &str) -> Result<Self> {
-        let mut conninfo = Conninfo::resolve(conninfo).context("unable to understand the connection string")?;
+        let conninfo = Conninfo::resolve(conninfo).context("unable to understand the connection string")?;
+        Self::open(conninfo, None).map_err(|error| match error.downcast::<ConnectError>() {
+            Ok(error) => SqlError::from(anyhow::Error::from(error)).into(),
+            Err(error) => error,
+        })
+    }
+
+    /// [`Session::connect`] of a session that is left when the end comes: neither a server that says nothing nor a long
+    /// statement is waited for then.
+    ///
+    /// # Errors
+    /// [`ConnectError`] where no server can be connected to.
+    pub fn connect_until(conninfo: Conninfo, stop: Arc<StopFlag>) -> Result<Self> {
+        Self::open(conninfo, Some(stop))
+    }
+
+    fn open(mut conninfo: Conninfo, stop: Option<Arc<StopFlag>>) -> Result<Self> {
         conninfo.application_name.get_or_insert_with(|| "walkeep".to_owned());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("unable to start a SQL session")?;
-        let connection = runtime.block_on(Connection::connect(&conninfo, Purpose::Sql)).map_err(SqlError::from)?;
-        let session = Self { runtime, connection: Mutex::new(connection) };
-        session.prepare()?;
-        Ok(session)
+        let connecting = Connection::connect(&conninfo, Purpose::Sql);
+        match runtime.block_on(unless_stopped(stop.as_deref(), connecting)) {
+            Ok(connection) => {
+                let session = Self { runtime, connection: Mutex::new(connection), stop };
+                session.prepare()?;
+                Ok(session)
+            }
+            Err(error) => {
+                // A name may still be looked up, which nobody can interrupt.
+                runtime.shutdown_background();
+                Err(error)
+            }
+        }
     }
 
     fn prepare(&self) -> Result<()> {
@@ -64,7 +93,8 @@ impl Session {
 
     fn query(&self, sql: &str) -> Result<Vec<Rows>> {
         let mut connection = self.connection.lock();
-        Ok(self.runtime.block_on(connection.query(sql)).map_err(SqlError::from)?)
+        let answer = unless_stopped(self.stop.as_deref(), connection.query(sql));
+        Ok(self.runtime.block_on(answer).map_err(SqlError::from)?)
     }
 
     /// Runs a statement for its effect.
@@ -95,5 +125,13 @@ impl Session {
     pub fn is_lost(&self) -> bool {
         let mut connection = self.connection.lock();
         self.runtime.block_on(connection.is_lost())
+    }
+}
+
+async fn unless_stopped<T>(stop: Option<&StopFlag>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let Some(stop) = stop else { return work.await };
+    match stop.unless(work).await {
+        Some(done) => done,
+        None => bail!("the agent ends"),
     }
 }

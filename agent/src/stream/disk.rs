@@ -64,6 +64,7 @@ impl Disk {
                 status.flushed_lsn = position;
                 status.flushed_at = Some(Timestamp::now());
             });
+            self.shared.works();
             durable.send_replace(position);
         }
         Ok(())

@@ -6,6 +6,9 @@ use walkeep_proto::identity::SystemIdentifier;
 use walkeep_proto::lsn::Lsn;
 use walkeep_proto::timeline::TimelineId;
 
+use crate::config::ConfigError;
+use crate::postgres::connection::{OwnRefusal, hint, own_refusal, server_error};
+
 /// Streaming stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum StreamError {
@@ -15,6 +18,15 @@ pub enum StreamError {
     /// The server refuses: authentication, privilege, settings, no free place.
     #[error("unable to stream WAL, the server refuses: {0:#}")]
     Refused(anyhow::Error),
+    /// No TLS as this side wants it: the server's certificate, or files of this side.
+    #[error("unable to stream WAL: {0:#}")]
+    Tls(anyhow::Error),
+    /// This side does not let itself be authenticated like that, or has no password.
+    #[error("unable to stream WAL: {0:#}")]
+    Authentication(anyhow::Error),
+    /// The configuration or the connection string cannot be used.
+    #[error("unable to stream WAL: {0}")]
+    Configuration(String),
     /// What answers is another cluster.
     #[error(
         "another cluster answers: its system identifier is {found}, the repository's cluster has {expected}; \
@@ -72,11 +84,44 @@ pub enum StreamError {
 }
 
 impl StreamError {
+    /// Why there is no session with the server. What the server said is a refusal, unless it is about to stop or has just
+    /// started: that passes.
+    pub fn of_connection(error: anyhow::Error) -> Self {
+        if let Some(server) = server_error(&error) {
+            let passes = server.code().as_str().starts_with("57P");
+            return if passes { Self::Connection(error) } else { Self::Refused(error) };
+        }
+        match own_refusal(&error) {
+            Some(OwnRefusal::Tls) => Self::Tls(error),
+            Some(OwnRefusal::Authentication) => Self::Authentication(error),
+            Some(OwnRefusal::Configuration) => Self::Configuration(match hint(&error) {
+                Some(hint) => format!("{error:#} (hint: {hint})"),
+                None => format!("{error:#}"),
+            }),
+            None if error.is::<ConfigError>() => Self::Configuration(format!("{error:#}")),
+            None => Self::Connection(error),
+        }
+    }
+
+    /// What is wrong, without what it keeps from being done: the same for every session that it meets.
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Connection(error) | Self::Refused(error) | Self::Tls(error) | Self::Authentication(error) => {
+                format!("{error:#}")
+            }
+            Self::Configuration(problem) => problem.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// One word for metrics and for telling a repetition from something new.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Connection(_) => "connection",
             Self::Refused(_) => "refused",
+            Self::Tls(_) => "tls",
+            Self::Authentication(_) => "authentication",
+            Self::Configuration(_) => "configuration",
             Self::WrongCluster { .. } => "wrong_cluster",
             Self::Standby => "standby",
             Self::WalRemoved { .. } => "wal_removed",
@@ -96,9 +141,13 @@ impl StreamError {
                 Duration::from_secs(5)
             }
             Self::Disk(_) | Self::Fsync(_) | Self::Repository(_) => Duration::from_secs(10),
-            Self::Refused(_) | Self::WrongCluster { .. } | Self::Standby | Self::Behind { .. } => {
-                Duration::from_secs(30)
-            }
+            Self::Refused(_)
+            | Self::Tls(_)
+            | Self::Authentication(_)
+            | Self::Configuration(_)
+            | Self::WrongCluster { .. }
+            | Self::Standby
+            | Self::Behind { .. } => Duration::from_secs(30),
         }
     }
 }

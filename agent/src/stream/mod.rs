@@ -10,6 +10,7 @@
 
 mod attempt;
 mod checks;
+mod damage;
 mod disk;
 mod error;
 mod open_segment;
@@ -21,6 +22,7 @@ mod spool;
 mod status;
 mod store;
 mod sweep;
+mod told;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,9 +36,12 @@ use walkeep_proto::lsn::Lsn;
 use crate::archive::SegmentLedger;
 use crate::config::StreamSettings;
 use crate::context::Context;
+use crate::postgres::Session;
+use crate::postgres::conninfo::Conninfo;
 use crate::repository::Ask;
 use crate::supervise::supervised;
 use attempt::Attempts;
+use record::Losses;
 use slot::SlotKeeper;
 use spool::Spool;
 use status::Shared;
@@ -79,7 +84,9 @@ impl Stream {
     pub fn run(&self, context: &Context) {
         let Some((identity, spool)) = self.prepare(context) else { return };
         let (spool, sweep) = (Arc::new(spool), Arc::<Sweep>::default());
+        let losses = Losses::load(directory(context), Arc::clone(&self.shared));
         let store = Store {
+            losses: &losses,
             spool: Arc::clone(&spool),
             shared: Arc::clone(&self.shared),
             archive: context.archive(),
@@ -90,8 +97,15 @@ impl Stream {
             sweep: Arc::clone(&sweep),
         };
         let slot = self.settings.slot.clone().map(|name| SlotKeeper { context, shared: &self.shared, name });
-        let attempts =
-            Attempts { context, settings: &self.settings, shared: &self.shared, spool, identity, store: &store };
+        let attempts = Attempts {
+            context,
+            settings: &self.settings,
+            shared: &self.shared,
+            spool,
+            identity,
+            store: &store,
+            losses: &losses,
+        };
         let wait = |time| self.shared.wait_for_stop(time);
         std::thread::scope(|scope| {
             let storing = scope.spawn(|| supervised("the thread that stores WAL", wait, || store.run()));
@@ -114,7 +128,7 @@ impl Stream {
 
     /// Ends [`Stream::run`] when what was received is stored.
     pub fn stop(&self) {
-        self.shared.stop();
+        self.shared.stop.stop();
     }
 
     /// Who the cluster is, and its spool; `None` when the end comes first.
@@ -123,9 +137,9 @@ impl Stream {
             match self.open(context) {
                 Ok(opened) => return Some(opened),
                 Err(error) => {
-                    let text = format!("{error:#}");
-                    if self.shared.failed("repository", text.clone()) {
-                        tracing::error!("unable to stream WAL: {text}");
+                    let error = StreamError::Repository(error);
+                    if self.shared.failed(&error) {
+                        tracing::error!("unable to stream WAL: {error}");
                     }
                 }
             }
@@ -143,6 +157,17 @@ impl Stream {
         let spool = Spool::open(directory(context), identity.wal_segment_size)?;
         Ok((identity, spool))
     }
+}
+
+/// How to connect to the cluster now.
+fn conninfo(context: &Context) -> Result<Conninfo, StreamError> {
+    let text = context.config.conninfo().map_err(StreamError::of_connection)?;
+    Conninfo::resolve(&text).map_err(|error| StreamError::of_connection(error.into()))
+}
+
+/// A SQL session beside the stream, which the end of the agent interrupts.
+fn session(context: &Context, shared: &Shared) -> Result<Session, StreamError> {
+    Session::connect_until(conninfo(context)?, Arc::clone(&shared.stop)).map_err(StreamError::of_connection)
 }
 
 /// Where the cluster's spool is.

@@ -143,7 +143,7 @@ async fn read(
                 }
             }
             StreamEvent::Message(StreamMessage::Keepalive { server_end, reply_requested, .. }) => {
-                shared.update(|status| status.server_lsn = server_end);
+                shared.heard_of(server_end);
                 if reply_requested {
                     reporting.wanted.notify_one();
                 }

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use walkeep_chunkstore::storage::files;
 use walkeep_proto::segment::{SegmentNumber, WalSegment, WalSegmentSize};
 
-use super::status::{Gap, SideBranch};
+use super::status::{Gap, Shared, SideBranch};
 
 /// Most entries of each kind that are kept: the newest.
 const KEPT: usize = 100;
@@ -82,6 +84,60 @@ impl Record {
             numbers.map(move |number| WalSegment { timeline, number: SegmentNumber::new(number) })
         };
         self.gaps.iter().flat_map(of_gap).collect()
+    }
+}
+
+/// The record, on disk and in the status: any thread of the stream may find a loss.
+pub(super) struct Losses {
+    directory: PathBuf,
+    shared: Arc<Shared>,
+    record: Mutex<Record>,
+}
+
+impl Losses {
+    /// What is known from earlier lives of the agent.
+    pub(super) fn load(directory: PathBuf, shared: Arc<Shared>) -> Self {
+        let record = Record::load(&directory);
+        let losses = Self { directory, shared, record: Mutex::default() };
+        losses.show(&record);
+        *losses.record.lock() = record;
+        losses
+    }
+
+    /// [`Record::add_gap`].
+    pub(super) fn add_gap(&self, gap: Gap) -> bool {
+        let mut record = self.record.lock();
+        let is_new = record.add_gap(gap);
+        // One that is known may not have been saved: the disk was full.
+        self.keep(&record);
+        is_new
+    }
+
+    /// [`Record::add_side_branch`].
+    pub(super) fn add_side_branch(&self, branch: SideBranch) -> bool {
+        let mut record = self.record.lock();
+        let is_new = record.add_side_branch(branch);
+        if is_new {
+            self.keep(&record);
+        }
+        is_new
+    }
+
+    /// [`Record::lost`].
+    pub(super) fn segments(&self, size: WalSegmentSize) -> BTreeSet<WalSegment> {
+        self.record.lock().lost(size)
+    }
+
+    fn keep(&self, record: &Record) {
+        self.show(record);
+        if let Err(error) = record.save(&self.directory) {
+            tracing::warn!("{error:#}");
+        }
+    }
+
+    fn show(&self, record: &Record) {
+        let (gaps, side_branches) = (record.gaps.clone(), record.side_branches.clone());
+        self.shared.update(|status| (status.gaps, status.side_branches) = (gaps, side_branches));
     }
 }
 

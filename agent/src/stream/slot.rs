@@ -10,9 +10,8 @@ use anyhow::{Context as _, Result};
 use walkeep_proto::lsn::Lsn;
 use walkeep_proto::replication::SlotName;
 
-use super::CURRENT_LSN;
 use super::status::{Shared, SlotStatus};
-use crate::backup;
+use super::{CURRENT_LSN, StreamError};
 use crate::context::Context;
 use crate::postgres::{Session, SqlError};
 
@@ -28,19 +27,27 @@ pub(super) struct SlotKeeper<'a> {
     pub(super) name: SlotName,
 }
 
+/// Why the slot is not looked after.
+enum Failure {
+    /// There is no session.
+    Connecting(StreamError),
+    /// The server refuses, or the session broke.
+    Looking(anyhow::Error),
+}
+
 impl SlotKeeper<'_> {
     /// Works until the stream is stopped.
     pub(super) fn run(&self) {
-        let mut session = None;
+        let (mut session, mut unconnected) = (None, None);
         loop {
-            if let Err(error) = self.look(&mut session) {
+            let looked = self.connected(&mut session).map_err(Failure::Connecting);
+            let looked = looked.and_then(|session| self.look(session).map_err(Failure::Looking));
+            if self.shared.is_stopped() {
+                return;
+            }
+            if let Err(failure) = looked {
                 session = None;
-                let text = format!("{error:#}");
-                let known = self.shared.status().slot.error;
-                self.shared.update(|status| status.slot.error = Some(text.clone()));
-                if known.as_ref() != Some(&text) {
-                    tracing::warn!("slot '{}' is not looked after: {text}", self.name);
-                }
+                self.learn(&failure, &mut unconnected);
             }
             if self.shared.wait_for_stop(EVERY) {
                 return;
@@ -48,11 +55,31 @@ impl SlotKeeper<'_> {
         }
     }
 
-    fn look(&self, session: &mut Option<Session>) -> Result<()> {
-        let session = match session {
-            Some(open) if !open.is_lost() => open,
-            _ => session.insert(backup::connect(self.context)?),
+    /// Says what happened, unless it is what the stream says: it has its turn first, for it is what matters more.
+    fn learn(&self, failure: &Failure, unconnected: &mut Option<String>) {
+        let cause = match failure {
+            Failure::Connecting(error) => error.cause(),
+            Failure::Looking(error) => format!("{error:#}"),
         };
+        self.shared.update(|status| status.slot.error = Some(cause.clone()));
+        let has_turn = match failure {
+            Failure::Connecting(_) => unconnected.replace(cause.clone()).as_ref() == Some(&cause),
+            Failure::Looking(_) => true,
+        };
+        if has_turn && self.shared.met(&cause) {
+            tracing::warn!("slot '{}' is not looked after: {cause}", self.name);
+        }
+    }
+
+    fn connected<'a>(&self, session: &'a mut Option<Session>) -> Result<&'a Session, StreamError> {
+        if session.as_ref().is_none_or(Session::is_lost) {
+            *session = None;
+            *session = Some(super::session(self.context, self.shared)?);
+        }
+        Ok(session.as_ref().expect("it was opened above"))
+    }
+
+    fn look(&self, session: &Session) -> Result<()> {
         let mut slot = match self.read(session)? {
             Some(slot) if slot.wal_status.as_deref() == Some("lost") => {
                 self.shared.update(|status| status.slot.clone_from(&slot));

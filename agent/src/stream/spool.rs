@@ -7,6 +7,8 @@
 //! | `spare-<segment>` | an archived segment's file, to be written again: its blocks are allocated |
 //! | `diverged-<segment>-<lsn>` | what the server had sent before it sent something else; for people to look at |
 //! | `unsynced-<segment>-<lsn>` | what could not be made durable, and was received again; likewise |
+//! | `damaged-<segment>-<lsn>` | a complete segment whose records do not fit; likewise |
+//! | `foreign-<segment>-<lsn>` | a complete segment of another cluster or major version; likewise |
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -42,13 +44,20 @@ pub enum Aside {
     Diverged,
     /// It could not be made durable.
     Unsynced,
+    /// It is complete, and its records do not fit.
+    Damaged,
+    /// It is of another cluster or major version.
+    Foreign,
 }
 
 impl Aside {
-    const fn word(self) -> &'static str {
+    /// What its file's name begins with.
+    pub const fn word(self) -> &'static str {
         match self {
             Self::Diverged => "diverged",
             Self::Unsynced => "unsynced",
+            Self::Damaged => "damaged",
+            Self::Foreign => "foreign",
         }
     }
 }

@@ -1,13 +1,18 @@
 //! How far the stream is: what its threads tell each other, `walkeep status` and metrics.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
-use std::time::{Duration, Instant};
 use walkeep_proto::lsn::Lsn;
 use walkeep_proto::timeline::TimelineId;
+
+use super::StreamError;
+use super::told::Told;
+use crate::stop_flag::StopFlag;
 
 /// WAL that nobody has any more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,15 +121,24 @@ impl StreamStatus {
 #[derive(Default)]
 struct State {
     status: StreamStatus,
-    /// The failure that was told last: attempts that end alike are told once, though each may begin well.
-    told: Option<String>,
-    /// The same of what goes on beside receiving.
-    told_aside: Option<String>,
+    /// What was told of sessions with the server: attempts that end alike are told once, though each may begin well.
+    told: Told,
+    /// The same of storing.
+    told_storing: Told,
+    /// The same of what goes on beside.
+    told_aside: Told,
+    /// When all that had come was durable, and the server had just been heard.
+    worked: Option<Instant>,
     received_all: bool,
     stored: Positions,
     /// Something was completed or flushed since the storing thread looked.
     news: bool,
-    stopped: bool,
+}
+
+impl State {
+    fn count(&mut self, kind: &str) {
+        *self.status.errors.entry(kind.to_owned()).or_default() += 1;
+    }
 }
 
 /// Most positions that are remembered; after that every second one is forgotten.
@@ -158,6 +172,8 @@ impl Positions {
 pub(super) struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    /// The end.
+    pub(super) stop: Arc<StopFlag>,
 }
 
 impl Shared {
@@ -169,33 +185,39 @@ impl Shared {
         change(&mut self.state.lock().status);
     }
 
-    /// Counts a failure. True if it is another one than the last.
-    pub(super) fn failed(&self, kind: &str, text: String) -> bool {
+    /// Counts a failure of receiving. True if it is to be told.
+    pub(super) fn failed(&self, error: &StreamError) -> bool {
         let mut state = self.state.lock();
-        *state.status.errors.entry(kind.to_owned()).or_default() += 1;
-        let is_new = state.told.as_ref() != Some(&text);
-        state.told = Some(text.clone());
-        state.status.error = Some(text);
-        is_new
+        state.count(error.kind());
+        state.status.error = Some(error.to_string());
+        state.told.meet(&error.cause(), Instant::now())
     }
 
-    /// Counts a failure beside receiving. True if it is another one than the last.
+    /// A session beside the stream met a failure that the stream may meet too. True if it is to be told.
+    pub(super) fn met(&self, cause: &str) -> bool {
+        self.state.lock().told.meet(cause, Instant::now())
+    }
+
+    /// Counts a failure beside receiving. True if it is to be told.
     pub(super) fn failed_aside(&self, kind: &str, text: &str) -> bool {
         let mut state = self.state.lock();
-        *state.status.errors.entry(kind.to_owned()).or_default() += 1;
-        state.told_aside.replace(text.to_owned()).as_deref() != Some(text)
+        state.count(kind);
+        state.told_aside.meet(text, Instant::now())
     }
 
-    /// Counts a failure of storing. True if it is another one than the last.
+    /// Counts a failure of storing. True if it is to be told.
     pub(super) fn failed_to_store(&self, text: &str) -> bool {
         let mut state = self.state.lock();
-        *state.status.errors.entry("repository".to_owned()).or_default() += 1;
-        state.status.storing_error.replace(text.to_owned()).as_deref() != Some(text)
+        state.count("repository");
+        state.status.storing_error = Some(text.to_owned());
+        state.told_storing.meet(text, Instant::now())
     }
 
     /// The repository takes what it is given.
     pub(super) fn stored(&self) {
-        self.state.lock().status.storing_error = None;
+        let mut state = self.state.lock();
+        state.status.storing_error = None;
+        state.told_storing.well_since(Instant::now());
     }
 
     /// What was received at this moment is in the repository up to here; `archived` where that is a whole segment.
@@ -226,9 +248,28 @@ impl Shared {
         self.state.lock().received_all
     }
 
-    /// Things went well for a while: the next failure is told whatever it is.
-    pub(super) fn recovered(&self) {
-        self.state.lock().told = None;
+    /// A sign of life of a server that has WAL up to there.
+    pub(super) fn heard_of(&self, server_end: Lsn) {
+        let mut state = self.state.lock();
+        state.status.server_lsn = server_end;
+        if state.status.flushed_lsn >= state.status.received_lsn {
+            state.worked = Some(Instant::now());
+        }
+    }
+
+    /// What has come is durable now.
+    pub(super) fn works(&self) {
+        self.state.lock().worked = Some(Instant::now());
+    }
+
+    /// Whether the stream that began then worked for so long. If so, what was met before is over.
+    pub(super) fn has_worked(&self, begun: Instant, long: Duration) -> bool {
+        let mut state = self.state.lock();
+        let has_worked = state.worked.is_some_and(|worked| worked.saturating_duration_since(begun) >= long);
+        if has_worked {
+            state.told.well_since(begun);
+        }
+        has_worked
     }
 
     /// A segment is complete: the storing thread has work.
@@ -237,13 +278,8 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    pub(super) fn stop(&self) {
-        self.state.lock().stopped = true;
-        self.changed.notify_all();
-    }
-
     pub(super) fn is_stopped(&self) -> bool {
-        self.state.lock().stopped
+        self.stop.is_stopped()
     }
 
     /// Waits until a segment is complete, nothing more comes, or this long.
@@ -257,10 +293,7 @@ impl Shared {
 
     /// Waits this long; true as soon as the end has come.
     pub(super) fn wait_for_stop(&self, time: Duration) -> bool {
-        let deadline = Instant::now() + time;
-        let mut state: MutexGuard<'_, State> = self.state.lock();
-        while !state.stopped && !self.changed.wait_until(&mut state, deadline).timed_out() {}
-        state.stopped
+        self.stop.wait(time)
     }
 }
 
@@ -305,14 +338,21 @@ mod tests {
 
     #[test]
     fn a_failure_is_new_only_once() {
-        let shared = Shared::default();
-        assert!(shared.failed("connection", "refused".to_owned()));
-        assert!(!shared.failed("connection", "refused".to_owned()));
-        assert!(shared.failed("disk", "full".to_owned()));
-        shared.update(|status| status.error = None);
-        assert!(!shared.failed("disk", "full".to_owned()), "an attempt that begins well is no recovery");
-        shared.recovered();
-        assert!(shared.failed("disk", "full".to_owned()));
+        let (shared, begun) = (Shared::default(), Instant::now());
+        let away = StreamError::Connection(anyhow::anyhow!("nobody listens"));
+        let full = StreamError::Disk(anyhow::anyhow!("no space"));
+        assert!(shared.failed(&away));
+        assert!(!shared.met("nobody listens"), "the slot's session meets the same");
+        assert!(shared.failed(&full));
+        assert!(!shared.failed(&away) && !shared.failed(&full), "they alternate");
         assert_eq!(shared.status().errors["connection"], 2);
+        // It streams, and whatever comes takes a minute to fail.
+        assert!(!shared.has_worked(begun, Duration::ZERO));
+        assert!(!shared.failed(&full), "time alone is no recovery");
+        let again = Instant::now();
+        shared.works();
+        assert!(!shared.has_worked(again, Duration::from_secs(60)));
+        assert!(shared.has_worked(again, Duration::ZERO));
+        assert!(shared.failed(&full));
     }
 }

@@ -12,15 +12,17 @@ use walkeep_chunkstore::{Error, ErrorKind};
 use walkeep_proto::lsn::Lsn;
 use walkeep_proto::segment::WalSegment;
 
+use super::damage::{self, Fault};
+use super::record::Losses;
 use super::spool::{Aside, Spool, Spooled};
-use super::status::Shared;
+use super::status::{Gap, Shared};
 use super::sweep::Sweep;
 use crate::archive::{self, SegmentLedger};
 
 /// Pauses after a failure.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
-pub(super) struct Store {
+pub(super) struct Store<'a> {
     pub(super) spool: Arc<Spool>,
     pub(super) shared: Arc<Shared>,
     pub(super) archive: WalArchive,
@@ -29,6 +31,7 @@ pub(super) struct Store {
     pub(super) ledger: Arc<SegmentLedger>,
     pub(super) tail_interval: Duration,
     pub(super) sweep: Arc<Sweep>,
+    pub(super) losses: &'a Losses,
 }
 
 /// The tail that was stored last.
@@ -38,7 +41,7 @@ struct LastTail {
     end: Lsn,
 }
 
-impl Store {
+impl Store<'_> {
     /// Works until nothing more is received, and then once more: what is durable here is stored before the agent ends.
     pub(super) fn run(&self) {
         let (mut last, mut pause) = (None, PAUSES.0);
@@ -104,7 +107,12 @@ impl Store {
                 self.spool.set_aside(spooled, Aside::Diverged, spooled.segment.start(size))?;
                 return Ok(());
             }
-            Err(error) => return Err(error).with_context(|| format!("unable to store streamed segment {name}")),
+            Err(error) => {
+                return match damage::fault_behind(&error, &spooled.path, spooled.segment, &self.identity) {
+                    Some(fault) => self.put_aside(spooled, &fault),
+                    None => Err(error).with_context(|| format!("unable to store streamed segment {name}")),
+                };
+            }
         }
         if let Ok(name) = name.parse() {
             self.ledger.streamed(name);
@@ -112,6 +120,32 @@ impl Store {
         self.sweep.add(spooled.segment, None);
         self.spool.release(spooled)?;
         self.shared.note_stored(spooled.segment.number.end(size), received, true);
+        Ok(())
+    }
+
+    /// Puts a segment aside that will never be stored, so that what is behind it can be.
+    fn put_aside(&self, spooled: &Spooled, fault: &Fault) -> Result<()> {
+        let size = self.spool.size();
+        let (segment, name) = (spooled.segment, spooled.segment.file_name(size));
+        let (from, to) = (segment.start(size), segment.number.end(size));
+        // `archive_command` may have brought it, whole. That has to be known before anything is said to be lost.
+        let file = name.parse().with_context(|| format!("'{name}' names no segment"))?;
+        let is_lost = fault.is_of_this_cluster() && !self.archive.contains(&file)?;
+        // First the gap: after a crash in between the segment is met again.
+        if is_lost {
+            let (timeline, found, reason) = (segment.timeline, Timestamp::now(), fault.to_string());
+            self.losses.add_gap(Gap { timeline, from, to, found, reason });
+        }
+        let kept = self.spool.set_aside(spooled, fault.aside(), from)?;
+        let then = if is_lost {
+            format!("WAL from {from} to {to} is lost, and a new base backup is needed")
+        } else {
+            "nothing is lost by that".to_owned()
+        };
+        let text =
+            format!("streamed segment {name} cannot be stored: {fault}; it is kept as '{}': {then}", kept.display());
+        self.shared.failed_aside(fault.aside().word(), &text);
+        tracing::error!("{text}");
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Being let in: answers the server's requests for passwords and proofs, and insists on proofs of its own.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use postgres_protocol::authentication::md5_hash;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -10,6 +10,7 @@ use walkeep_proto::replication::{AuthenticationRequest, BackendMessage, Frontend
 use super::super::conninfo::{AuthenticationMethod, ChannelBinding, Conninfo, Password};
 use super::super::warn_once;
 use super::encryption::Channel;
+use super::error::NotAuthenticated;
 use super::messages::{MessageReader, MessageWriter};
 use super::startup;
 
@@ -36,7 +37,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Authentication<'_, R, W> {
                 bail!("the server goes on with a SASL exchange that was not begun")
             }
             AuthenticationRequest::Other(method) => {
-                bail!("the server wants authentication by {method}, which is not supported")
+                Err(refused(format!("the server wants authentication by {method}, which is not supported")))
             }
         }
     }
@@ -56,20 +57,21 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Authentication<'_, R, W> {
             AuthenticationMethod::Md5 => "asked for the password's MD5 hash",
             AuthenticationMethod::ScramSha256 => "asked for SCRAM-SHA-256",
         };
-        ensure!(self.conninfo.authentication.allows(method), "the server {name}, which require_auth does not allow");
+        if !self.conninfo.authentication.allows(method) {
+            return Err(refused(format!("the server {name}, which require_auth does not allow")));
+        }
         let bindable = method == AuthenticationMethod::ScramSha256;
-        ensure!(
-            bindable || self.conninfo.channel_binding != ChannelBinding::Require,
-            "the server {name}, which cannot be bound to the TLS channel as channel_binding=require wants"
-        );
+        if !bindable && self.conninfo.channel_binding == ChannelBinding::Require {
+            let wants = "which cannot be bound to the TLS channel as channel_binding=require wants";
+            return Err(refused(format!("the server {name}, {wants}")));
+        }
         Ok(())
     }
 
     fn password(&self) -> Result<Password> {
         let user = &self.conninfo.user;
-        self.password
-            .clone()
-            .with_context(|| format!("the server wants a password for user '{user}', and none is given"))
+        let none = || refused(format!("the server wants a password for user '{user}', and none is given"));
+        self.password.clone().ok_or_else(none)
     }
 
     async fn cleartext(&mut self) -> Result<()> {
@@ -117,7 +119,7 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> Authentication<'_, R, W> {
         match self.next().await? {
             AuthenticationRequest::SaslContinue(data) if !last => Ok(data),
             AuthenticationRequest::SaslFinal(data) if last => Ok(data),
-            _ => bail!("the server left the SCRAM exchange before it was finished"),
+            _ => Err(refused("the server left the SCRAM exchange before it was finished")),
         }
     }
 
@@ -135,30 +137,42 @@ fn choose(mechanisms: &[String], channel: &Channel, wanted: ChannelBinding) -> R
     let required = wanted == ChannelBinding::Require;
     let binding = match channel {
         Channel::Plain => {
-            ensure!(!required, "channel_binding=require needs TLS, and the connection has none");
+            require(!required, "channel_binding=require needs TLS, and the connection has none")?;
             // A server offers this over TLS only: somebody in between has removed the encryption.
-            ensure!(
+            require(
                 !offered(SCRAM_SHA_256_PLUS),
-                "the server believes that the connection is encrypted by TLS, which it is not on this side"
-            );
+                "the server believes that the connection is encrypted by TLS, which it is not on this side",
+            )?;
             Binding::Unsupported
         }
         Channel::Tls { .. } if wanted == ChannelBinding::Disable => Binding::Unsupported,
         Channel::Tls { end_point: None } => {
-            ensure!(!required, "the signature of the server's certificate has no hash that channel_binding could use");
+            let problem = "the signature of the server's certificate has no hash that channel_binding could use";
+            require(!required, problem)?;
             Binding::Unsupported
         }
         Channel::Tls { end_point: Some(hash) } if offered(SCRAM_SHA_256_PLUS) => {
             Binding::TlsServerEndPoint(hash.clone())
         }
         Channel::Tls { end_point: Some(_) } => {
-            ensure!(!required, "the server does not offer channel binding, which channel_binding=require wants");
+            require(!required, "the server does not offer channel binding, which channel_binding=require wants")?;
             Binding::NotOffered
         }
     };
     let mechanism = binding.mechanism();
-    ensure!(offered(mechanism), "the server does not offer {mechanism}: it offers {}", mechanisms.join(", "));
+    if !offered(mechanism) {
+        return Err(refused(format!("the server does not offer {mechanism}: it offers {}", mechanisms.join(", "))));
+    }
     Ok(binding)
+}
+
+fn require(holds: bool, problem: &str) -> Result<()> {
+    if holds { Ok(()) } else { Err(refused(problem)) }
+}
+
+/// What this side does not go along with, whatever the server thinks of it.
+fn refused(problem: impl Into<String>) -> anyhow::Error {
+    NotAuthenticated(problem.into()).into()
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! Whether a session is encrypted: libpq's `sslmode` as a list of tries, and the negotiation of TLS.
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use walkeep_proto::replication::FrontendMessage;
 
 use super::super::conninfo::Host;
-use super::super::tls::{self, SslMode, SslNegotiation, TlsSettings};
+use super::super::tls::{self, SslMode, SslNegotiation, TlsError, TlsSettings};
 use super::transport::Transport;
 
 /// One way to open a session over TCP.
@@ -67,7 +67,7 @@ pub(super) async fn negotiate(
     };
     if !tls {
         return match encryption {
-            Encryption::Tls => Err(anyhow!("the server does not support TLS, which sslmode wants").into()),
+            Encryption::Tls => Err(anyhow::Error::from(TlsError::not_offered()).into()),
             Encryption::Plain | Encryption::TlsIfOffered => Ok((Transport::Tcp(stream), Channel::Plain)),
         };
     }

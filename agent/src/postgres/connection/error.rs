@@ -2,7 +2,11 @@
 
 use std::fmt;
 
+use walkeep_proto::replication::scram::ScramError;
 use walkeep_proto::replication::{ServerMessage, SqlState};
+
+use super::super::conninfo::ConninfoError;
+use super::super::tls::TlsError;
 
 /// The server refused a statement, or the session.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -20,6 +24,45 @@ impl ServerError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the server closed the connection unexpectedly")]
 pub struct ConnectionClosed;
+
+/// This side does not let itself be authenticated like that, or has not got what it is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotAuthenticated(pub(super) String);
+
+/// What on this side stands in the way of a session: the server has not refused it, and trying again will not help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnRefusal {
+    /// TLS: the server's certificate, files of this side, or nothing in common.
+    Tls,
+    /// Passwords, and proofs of either side.
+    Authentication,
+    /// The connection string, or what it names.
+    Configuration,
+}
+
+/// What of this side stands in the way, if it was that; the first, if several do.
+pub fn own_refusal(error: &anyhow::Error) -> Option<OwnRefusal> {
+    error.chain().find_map(|cause| {
+        if let Some(ConnectError { attempts }) = cause.downcast_ref() {
+            attempts.iter().find_map(|attempt| own_refusal(&attempt.error))
+        } else if cause.is::<TlsError>() {
+            Some(OwnRefusal::Tls)
+        } else if cause.is::<NotAuthenticated>() || cause.is::<ScramError>() {
+            Some(OwnRefusal::Authentication)
+        } else {
+            cause.is::<ConninfoError>().then_some(OwnRefusal::Configuration)
+        }
+    })
+}
+
+/// What to do next, where the error knows and does not say it in its text.
+pub fn hint(error: &anyhow::Error) -> Option<&'static str> {
+    error.chain().find_map(|cause| {
+        let tls = cause.downcast_ref::<TlsError>().and_then(TlsError::hint);
+        tls.or_else(|| cause.downcast_ref::<ConninfoError>()?.hint())
+    })
+}
 
 /// No server could be connected to.
 #[derive(Debug)]
@@ -56,6 +99,9 @@ impl fmt::Display for ConnectError {
         for (index, attempt) in attempts.into_iter().enumerate() {
             let separator = if index == 0 { "" } else { "; " };
             write!(f, "{separator}{}: {:#}", attempt.target, attempt.error)?;
+            if let Some(hint) = hint(&attempt.error) {
+                write!(f, " (hint: {hint})")?;
+            }
         }
         Ok(())
     }
@@ -103,5 +149,22 @@ mod tests {
              host 'b' port 2: unable to do that: unable to do this: FATAL: no [28P01]"
         );
         assert!(server_error(&anyhow!("something else")).is_none());
+    }
+
+    #[test]
+    fn what_this_side_refuses_is_found_among_attempts() {
+        let attempts = |errors: Vec<anyhow::Error>| {
+            let attempt = |error| FailedAttempt { target: "host 'a' port 1".to_owned(), error };
+            anyhow::Error::new(ConnectError { attempts: errors.into_iter().map(attempt).collect() }).context("more")
+        };
+        let password = || NotAuthenticated("no password".to_owned()).into();
+        assert_eq!(own_refusal(&attempts(vec![anyhow!("no route"), password()])), Some(OwnRefusal::Authentication));
+        assert_eq!(own_refusal(&attempts(vec![anyhow!("no route"), refusal().into()])), None);
+        let tls = || anyhow::Error::from(TlsError::not_offered());
+        assert_eq!(own_refusal(&attempts(vec![tls(), password()])), Some(OwnRefusal::Tls));
+        let text = format!("{:#}", attempts(vec![tls()]));
+        assert!(text.ends_with("which sslmode wants (hint: set ssl = on in the server, or another sslmode)"), "{text}");
+        let conninfo = anyhow::Error::from(ConninfoError::NoUser).context("unable to do this");
+        assert_eq!(own_refusal(&conninfo), Some(OwnRefusal::Configuration));
     }
 }

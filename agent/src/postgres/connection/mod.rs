@@ -29,7 +29,10 @@ use anyhow::{Result, bail};
 use tokio::io::{ReadHalf, WriteHalf};
 use walkeep_proto::replication::FrontendMessage;
 
-pub use error::{ConnectError, ConnectionClosed, FailedAttempt, ServerError, server_error};
+pub use error::{
+    ConnectError, ConnectionClosed, FailedAttempt, NotAuthenticated, OwnRefusal, ServerError, hint, own_refusal,
+    server_error,
+};
 pub use query::Rows;
 pub use replication::{ReplicationReader, ReplicationStart, ReplicationWriter, StreamEnd, StreamEvent};
 

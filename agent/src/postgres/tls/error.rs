@@ -21,6 +21,12 @@ impl TlsError {
         Self { message: message.into(), hint: None, verification: false }
     }
 
+    /// The server has none, and the connection string insists.
+    pub(crate) fn not_offered() -> Self {
+        Self::new("the server does not support TLS, which sslmode wants")
+            .with_hint("set ssl = on in the server, or another sslmode")
+    }
+
     pub(super) fn with_hint(self, hint: &'static str) -> Self {
         Self { hint: Some(hint), ..self }
     }

@@ -5,21 +5,19 @@ use std::time::Duration;
 use anyhow::Result;
 use walkeep_proto::replication::SystemIdentification;
 
-use super::super::StreamError;
 use super::super::receive::Rhythm;
+use super::super::{StreamError, conninfo};
 use super::Attempts;
-use crate::postgres::connection::{Connection, Purpose, server_error};
-use crate::postgres::conninfo::Conninfo;
+use crate::postgres::connection::{Connection, Purpose};
 
 /// Longest wait for the answer to a command; streams have a rhythm of their own.
 const ANSWER: Duration = Duration::from_secs(60);
 
 impl Attempts<'_> {
     pub(super) async fn connect(&self) -> Result<Connection, StreamError> {
-        let text = self.context.config.conninfo().map_err(StreamError::Connection)?;
-        let mut conninfo = Conninfo::resolve(&text).map_err(|error| StreamError::Refused(error.into()))?;
+        let mut conninfo = conninfo(self.context)?;
         conninfo.application_name = Some(self.settings.application_name.clone());
-        Connection::connect(&conninfo, Purpose::PhysicalReplication).await.map_err(connection_error)
+        Connection::connect(&conninfo, Purpose::PhysicalReplication).await.map_err(StreamError::of_connection)
     }
 
     /// Who answers, and whether it may be listened to.
@@ -54,19 +52,13 @@ impl Attempts<'_> {
 
 /// The answer to a command, which must come in time.
 pub(super) async fn answered<T>(answer: impl Future<Output = Result<T>>) -> Result<T, StreamError> {
-    in_time(answer).await?.map_err(connection_error)
+    in_time(answer).await?.map_err(StreamError::of_connection)
 }
 
 /// The same of a command whose refusal means something else.
 pub(super) async fn in_time<T>(answer: impl Future<Output = T>) -> Result<T, StreamError> {
     let silent = |_| anyhow::anyhow!("the server has not answered for {} s", ANSWER.as_secs());
     tokio::time::timeout(ANSWER, answer).await.map_err(silent).map_err(StreamError::Connection)
-}
-
-/// What the server said is a refusal, unless it is about to stop or has just started: that passes.
-pub(super) fn connection_error(error: anyhow::Error) -> StreamError {
-    let passes = server_error(&error).is_none_or(|server| server.code().as_str().starts_with("57P"));
-    if passes { StreamError::Connection(error) } else { StreamError::Refused(error) }
 }
 
 /// A length of time as PostgreSQL shows it: `60s`, `1min`, `500ms`, `0`.

@@ -6,12 +6,10 @@ use walkeep_proto::lsn::Lsn;
 use walkeep_proto::segment::{SegmentNumber, WalSegment, WalSegmentSize};
 use walkeep_proto::timeline::TimelineId;
 
-use super::super::record::Record;
 use super::super::spool::{Aside, Spooled};
 use super::super::status::Gap;
-use super::super::{CURRENT_LSN, StreamError};
+use super::super::{CURRENT_LSN, StreamError, session};
 use super::Attempts;
-use crate::backup;
 use crate::postgres::Session;
 
 impl Attempts<'_> {
@@ -55,20 +53,19 @@ impl Attempts<'_> {
     }
 
     /// The server has no WAL from `from` on: what is missing up to the oldest that it has is lost.
-    pub(super) fn give_up(&self, timeline: TimelineId, from: Lsn, message: &str, record: &mut Record) -> Result<()> {
+    pub(super) fn give_up(&self, timeline: TimelineId, from: Lsn, message: &str) -> Result<()> {
         let size = self.spool.size();
-        let session = backup::connect(self.context)?;
+        let session = session(self.context, self.shared)?;
         let oldest = oldest_segment(&session, size).context("unable to find out what WAL the server has")?;
         let next = oldest.max(size.segment_at(from).next());
         let to = next.start(size);
         let gap = Gap { timeline, from, to, found: Timestamp::now(), reason: message.to_owned() };
-        if record.add_gap(gap) {
+        if self.losses.add_gap(gap) {
             tracing::error!(
                 "WAL from {from} to {to} on timeline {timeline} is lost: no time in between can be restored, and a new base \
                  backup is needed"
             );
         }
-        self.save(record);
         Ok(())
     }
 

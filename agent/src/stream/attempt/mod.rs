@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio::runtime::Runtime;
 use walkeep_chunkstore::repository::ClusterIdentity;
 use walkeep_proto::lsn::Lsn;
 use walkeep_proto::replication::{SqlState, command};
@@ -18,22 +19,22 @@ use walkeep_proto::timeline::TimelineId;
 use super::StreamError;
 use super::disk::Disk;
 use super::error::Pauses;
-use super::receive::{Ended, receive};
-use super::record::Record;
+use super::receive::{Ended, Rhythm, receive};
+use super::record::Losses;
 use super::spool::{Aside, Spool};
 use super::status::{Shared, SlotStatus};
 use super::store::Store;
 use crate::config::StreamSettings;
 use crate::context::Context;
-use crate::postgres::connection::{ReplicationStart, server_error};
-use connecting::{connection_error, in_time};
+use crate::postgres::connection::{ReplicationReader, ReplicationStart, ReplicationWriter, server_error};
+use connecting::in_time;
 
 /// How long the slot is waited for, and how often it is looked for.
 const SLOT_PATIENCE: Duration = Duration::from_secs(10);
 const SLOT_LOOK: Duration = Duration::from_millis(20);
 /// Pause behind the end of a timeline.
 const TIMELINE_PAUSE: Duration = Duration::from_millis(200);
-/// A stream that lasted this long went well: the next pause is short again.
+/// A stream that worked this long went well: the next pause is short again.
 const GOOD: Duration = Duration::from_secs(30);
 
 pub(super) struct Attempts<'a> {
@@ -42,7 +43,8 @@ pub(super) struct Attempts<'a> {
     pub(super) shared: &'a Arc<Shared>,
     pub(super) spool: Arc<Spool>,
     pub(super) identity: ClusterIdentity,
-    pub(super) store: &'a Store,
+    pub(super) store: &'a Store<'a>,
+    pub(super) losses: &'a Losses,
 }
 
 impl Attempts<'_> {
@@ -52,20 +54,21 @@ impl Attempts<'_> {
             Ok(runtime) => runtime,
             Err(error) => return tracing::error!("unable to stream WAL: {error}"),
         };
-        let directory = super::directory(self.context);
-        let mut record = Record::load(&directory);
-        self.publish(&record);
         self.store_what_was_left();
+        self.work(&runtime);
+        // A name may still be looked up, which nobody can interrupt.
+        runtime.shutdown_background();
+    }
+
+    fn work(&self, runtime: &Runtime) {
         let mut pauses = Pauses::default();
         while !self.shared.is_stopped() {
             let mut streaming = None;
             self.wait_for_slot();
-            let ended = runtime.block_on(self.attempt(&mut record, &mut streaming));
+            let ended = runtime.block_on(self.attempt(&mut streaming));
             self.shared.update(|status| (status.streaming, status.since) = (false, None));
-            // From the first report on: a server that takes long to fail is not well.
-            if streaming.is_some_and(|since: Instant| since.elapsed() > GOOD) {
+            if streaming.is_some_and(|begun| self.shared.has_worked(begun, GOOD)) {
                 pauses.reset();
-                self.shared.recovered();
             }
             let error = match ended {
                 // Where its history goes on is found out soon, but not in a circle.
@@ -79,7 +82,7 @@ impl Attempts<'_> {
             if self.shared.is_stopped() {
                 return;
             }
-            self.learn(&error, &mut record);
+            self.learn(&error);
             self.shared.wait_for_stop(pauses.after(&error));
         }
     }
@@ -96,55 +99,38 @@ impl Attempts<'_> {
         {}
     }
 
-    fn publish(&self, record: &Record) {
-        let (gaps, side_branches) = (record.gaps.clone(), record.side_branches.clone());
-        self.shared.update(|status| (status.gaps, status.side_branches) = (gaps, side_branches));
-    }
-
-    fn save(&self, record: &Record) {
-        self.publish(record);
-        if let Err(error) = record.save(&super::directory(self.context)) {
-            tracing::warn!("{error:#}");
-        }
-    }
-
     /// Says what happened, once, and does what heals it.
-    fn learn(&self, error: &StreamError, record: &mut Record) {
-        if self.shared.failed(error.kind(), error.to_string()) {
+    fn learn(&self, error: &StreamError) {
+        if self.shared.failed(error) {
             tracing::warn!("{error}");
         }
         let done = match error {
-            StreamError::WalRemoved { timeline, from, message } => self.give_up(*timeline, *from, message, record),
+            StreamError::WalRemoved { timeline, from, message } => self.give_up(*timeline, *from, message),
             StreamError::Diverged { at, .. } => self.set_aside(Aside::Diverged, *at),
             // What is on disk is not known any more: a new file, from the segment's start.
             StreamError::Fsync(_) => self.set_aside(Aside::Unsynced, self.shared.status().flushed_lsn),
             _ => Ok(()),
         };
-        if let Err(error) = done {
+        // Telling that the end came in between helps nobody.
+        if let Err(error) = done
+            && !self.shared.is_stopped()
+        {
             tracing::error!("{error:#}");
         }
     }
 
     /// One connection. `streaming` is set when WAL begins to come.
-    async fn attempt(&self, record: &mut Record, streaming: &mut Option<Instant>) -> Result<Ended, StreamError> {
-        let mut connection = self.connect().await?;
-        let server = self.identify(&mut connection).await?;
-        let rhythm = self.rhythm(&mut connection).await?;
-        let history = self.store_histories(&mut connection, &server).await?;
-        let held = aside(|| self.held()).map_err(StreamError::Repository)?;
-        self.note_side_branches(&history, &held, record);
-        let start = self.start(&history, &server, &held, record)?;
-        aside(|| self.let_go_of_left_segments(start))?;
+    async fn attempt(&self, streaming: &mut Option<Instant>) -> Result<Ended, StreamError> {
+        // Receiving notices the end by itself: what has come is made durable then.
+        let Some(begun) = self.shared.stop.unless(self.begin()).await else { return Ok(Ended::Stopped) };
+        let Begun { start, server, rhythm, reader, writer } = match begun? {
+            Some(begun) => begun,
+            // The server has switched since it was asked; it is asked again.
+            None => return Ok(Ended::Timeline),
+        };
         let position = start.start(self.spool.size());
         // Complete segments in the spool are held, and not in the repository yet.
         let archived = self.first_in_spool().map_err(StreamError::Disk)?.map_or(position, |first| first.min(position));
-        let query = command::start_replication(position, start.timeline);
-        let refused = |error| removed_or(error, &start.file_name(self.spool.size()), start.timeline, position);
-        let (reader, writer) = match in_time(connection.start_replication(&query)).await?.map_err(refused)? {
-            ReplicationStart::Streaming(reader, writer) => (reader, writer),
-            // The server has switched since it was asked; it is asked again.
-            ReplicationStart::EndOfTimeline { .. } => return Ok(Ended::Timeline),
-        };
         let disk = Disk {
             spool: Arc::clone(&self.spool),
             shared: Arc::clone(self.shared),
@@ -156,7 +142,7 @@ impl Attempts<'_> {
         tracing::info!("streaming from {position} on timeline {}", start.timeline);
         self.shared.update(|status| {
             (status.streaming, status.since, status.error) = (true, Some(Timestamp::now()), None);
-            (status.timeline, status.server_lsn) = (Some(start.timeline), server.position);
+            (status.timeline, status.server_lsn) = (Some(start.timeline), server);
             (status.received_lsn, status.flushed_lsn) = (position, position);
             status.archived_lsn = archived;
             status.stored_lsn = status.stored_lsn.max(archived);
@@ -173,6 +159,37 @@ impl Attempts<'_> {
             other => other,
         })
     }
+
+    /// From nothing to a stream; `None` if the server's history goes on elsewhere.
+    async fn begin(&self) -> Result<Option<Begun>, StreamError> {
+        let mut connection = self.connect().await?;
+        let server = self.identify(&mut connection).await?;
+        let rhythm = self.rhythm(&mut connection).await?;
+        let history = self.store_histories(&mut connection, &server).await?;
+        let held = aside(|| self.held()).map_err(StreamError::Repository)?;
+        self.note_side_branches(&history, &held);
+        let start = self.start(&history, &server, &held)?;
+        aside(|| self.let_go_of_left_segments(start))?;
+        let position = start.start(self.spool.size());
+        let query = command::start_replication(position, start.timeline);
+        let refused = |error| removed_or(error, &start.file_name(self.spool.size()), start.timeline, position);
+        Ok(match in_time(connection.start_replication(&query)).await?.map_err(refused)? {
+            ReplicationStart::Streaming(reader, writer) => {
+                Some(Begun { start, server: server.position, rhythm, reader, writer })
+            }
+            ReplicationStart::EndOfTimeline { .. } => None,
+        })
+    }
+}
+
+/// A stream that has begun.
+struct Begun {
+    start: WalSegment,
+    /// Where the server is.
+    server: Lsn,
+    rhythm: Rhythm,
+    reader: ReplicationReader,
+    writer: ReplicationWriter,
 }
 
 /// Does work that may ask a bucket, whose driver waits on a runtime of its own: not within this one. Before the stream
@@ -191,6 +208,6 @@ fn removed_or(error: anyhow::Error, segment: &str, timeline: TimelineId, from: L
         {
             StreamError::WalRemoved { timeline, from, message: server.0.message.clone() }
         }
-        _ => connection_error(error),
+        _ => StreamError::of_connection(error),
     }
 }

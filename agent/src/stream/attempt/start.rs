@@ -9,7 +9,6 @@ use walkeep_proto::segment::WalSegment;
 use walkeep_proto::timeline::TimelineHistory;
 
 use super::super::StreamError;
-use super::super::record::Record;
 use super::super::resume::Situation;
 use super::{Attempts, aside};
 
@@ -33,14 +32,13 @@ impl Attempts<'_> {
         history: &TimelineHistory,
         server: &SystemIdentification,
         held: &BTreeSet<WalSegment>,
-        record: &Record,
     ) -> Result<WalSegment, StreamError> {
         let situation = Situation {
             history,
             size: self.spool.size(),
             server: server.position,
             held,
-            lost: &record.lost(self.spool.size()),
+            lost: &self.losses.segments(self.spool.size()),
             wanted: aside(|| self.newest_backup(history)).map_err(StreamError::Repository)?,
             retained: self.shared.status().slot.restart_lsn,
         };

@@ -9,7 +9,6 @@ use walkeep_proto::segment::{WalFileName, WalSegment};
 use walkeep_proto::timeline::{TimelineHistory, TimelineId};
 
 use super::super::StreamError;
-use super::super::record::Record;
 use super::super::resume::left_behind;
 use super::super::status::SideBranch;
 use super::connecting::answered;
@@ -54,12 +53,7 @@ impl Attempts<'_> {
     }
 
     /// Commits that were received on a timeline which the server's history leaves before them.
-    pub(super) fn note_side_branches(
-        &self,
-        history: &TimelineHistory,
-        held: &BTreeSet<WalSegment>,
-        record: &mut Record,
-    ) {
+    pub(super) fn note_side_branches(&self, history: &TimelineHistory, held: &BTreeSet<WalSegment>) {
         let size = self.spool.size();
         let open = self.spool.contents().unwrap_or_default().into_iter().filter(|spooled| !spooled.complete);
         let ends = open.filter_map(|spooled| {
@@ -72,20 +66,15 @@ impl Attempts<'_> {
             let known = newest.entry(timeline).or_default();
             *known = end.max(*known);
         }
-        let mut changed = false;
         for (timeline, held_up_to) in newest {
             let Some(left_at) = left_behind(history, timeline, held_up_to) else { continue };
             let branch = SideBranch { timeline, left_at, held_up_to, found: Timestamp::now() };
-            if record.add_side_branch(branch) {
-                changed = true;
+            if self.losses.add_side_branch(branch) {
                 tracing::error!(
                     "the server left timeline {timeline} at {left_at}, and WAL up to {held_up_to} is here: commits in \
                      between are in the repository and not in the server"
                 );
             }
-        }
-        if changed {
-            self.save(record);
         }
     }
 }

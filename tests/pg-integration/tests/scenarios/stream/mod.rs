@@ -3,6 +3,7 @@
 mod access;
 mod archiver;
 mod bad_days;
+mod damage;
 mod deaths;
 mod follows;
 mod schedule;

@@ -3,9 +3,9 @@
 use walkeep_pg_integration::cluster::free_port;
 use walkeep_pg_integration::faults::{Meddling, Relay};
 use walkeep_pg_integration::tls::{Authority, Signature, Subject};
-use walkeep_pg_integration::{MajorVersion, scenario};
+use walkeep_pg_integration::{MajorVersion, scenario, wait_until};
 
-use super::{Plain, Site, Tls};
+use super::{ARRIVES, Plain, Site, Tls};
 
 /// `channel_binding=require` holds against servers that cannot bind, and against whoever stands in between.
 fn a_session_is_bound_to_its_channel(major: MajorVersion) {
@@ -24,7 +24,7 @@ fn a_session_is_bound_to_its_channel(major: MajorVersion) {
     let usual = || cluster.present(&site.authority.issue(Subject::server(&["localhost"])));
     cluster.present(&Authority::new(Signature::Ed25519).issue(Subject::server(&["localhost"])));
     site.lets_in(&site.to("password=sesame sslmode=require"), Tls);
-    site.agent(&bound).told_until("connection", "has no hash that channel_binding could use", cluster, Tls, usual);
+    site.agent(&bound).told_until("authentication", "has no hash that channel_binding could use", cluster, Tls, usual);
 
     cluster.sql("set password_encryption = 'md5'; alter role keeper password 'sesame'");
     for (method, asked) in [
@@ -34,11 +34,11 @@ fn a_session_is_bound_to_its_channel(major: MajorVersion) {
     ] {
         cluster.sql("set password_encryption = 'md5'; alter role keeper password 'sesame'");
         site.let_in("hostssl", method);
-        site.agent(&bound).told_until("connection", asked, cluster, Tls, scram);
+        site.agent(&bound).told_until("authentication", asked, cluster, Tls, scram);
     }
     site.let_in("host", "scram-sha-256");
     let agent = site.agent(&bound.replace("sslmode=require", "sslmode=disable"));
-    agent.told("connection", "channel_binding=require needs TLS");
+    agent.told("authentication", "channel_binding=require needs TLS");
     agent.ends();
 
     // Somebody who does TLS himself, as a pooler does: in plain text onward, with TLS onward, and hiding what he cannot do.
@@ -54,7 +54,7 @@ fn a_session_is_bound_to_its_channel(major: MajorVersion) {
     relay.meddle(pooler(false, false));
     site.lets_in(&through, Plain);
     let agent = site.agent(&format!("{through} channel_binding=require"));
-    agent.told_until("connection", "the server does not offer channel binding", cluster, Tls, passes);
+    agent.told_until("authentication", "the server does not offer channel binding", cluster, Tls, passes);
     for binding in ["prefer", "require"] {
         relay.meddle(pooler(true, false));
         let agent = site.agent(&format!("{through} channel_binding={binding}"));
@@ -81,17 +81,17 @@ fn nobody_in_between_is_believed(major: MajorVersion) {
     for conninfo in [&verified, &through("sslmode=require")] {
         relay.meddle(Meddling::Injects(injected));
         let agent = site.agent(conninfo);
-        agent.told_until("connection", "the answer is no TLS", &site.cluster, Tls, passes);
+        agent.told_until("tls", "the answer is no TLS", &site.cluster, Tls, passes);
     }
-    for (meddling, says) in [
-        (Meddling::Says(b"N"), "the server does not support TLS, which sslmode wants"),
-        (Meddling::Says(b"ESFATAL\0MI am sesame\0\0"), "the server answered the request for TLS with an error"),
-        (Meddling::Says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "this is no PostgreSQL server"),
-        (Meddling::Says(b""), "the server did not answer whether it supports TLS"),
-        (Meddling::Silent, "no session within 2 s (connect_timeout)"),
+    for (kind, meddling, says) in [
+        ("tls", Meddling::Says(b"N"), "the server does not support TLS, which sslmode wants (hint: set ssl = on"),
+        ("connection", Meddling::Says(b"ESFATAL\0MI am sesame\0\0"), "answered the request for TLS with an error"),
+        ("connection", Meddling::Says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "this is no PostgreSQL server"),
+        ("connection", Meddling::Says(b""), "the server did not answer whether it supports TLS"),
+        ("connection", Meddling::Silent, "no session within 2 s (connect_timeout)"),
     ] {
         relay.meddle(meddling);
-        site.agent(&verified).told_until("connection", says, &site.cluster, Tls, passes);
+        site.agent(&verified).told_until(kind, says, &site.cluster, Tls, passes);
     }
     let before = relay.connections();
     site.lets_in(&verified, Tls);
@@ -108,3 +108,17 @@ fn nobody_in_between_is_believed(major: MajorVersion) {
     agent.told_until("connection", "Connection refused", &site.cluster, Tls, mend);
 }
 scenario!([V13, V16, V18], nobody_in_between_is_believed);
+
+/// What listens says nothing, and there is no `connect_timeout`: the agent ends when it is told to, whatever it waits for.
+fn a_silent_server_is_left(major: MajorVersion) {
+    let site = Site::new(major);
+    site.let_in("host", "scram-sha-256");
+    let relay = Relay::before(&site.cluster);
+    relay.meddle(Meddling::Silent);
+    let agent = site.agent(&site.to_port(relay.port(), "password=sesame connect_timeout=0"));
+    wait_until("the slot's session and the stream to wait", ARRIVES, || relay.connections() >= 2);
+    assert_eq!(agent.status()["streaming"], false);
+    let said = agent.ends();
+    assert!(said.is_empty(), "{said}");
+}
+scenario!([V17], a_silent_server_is_left);

@@ -42,7 +42,7 @@ fn each_sslmode_is_what_it_says(major: MajorVersion) {
         site.cluster.set("ssl", "off");
         let agent = site.agent(&site.to(&format!("password=sesame sslmode={mode} {}", site.roots())));
         let says = "the server does not support TLS, which sslmode wants";
-        agent.told_until("connection", says, &site.cluster, Tls, || site.cluster.set("ssl", "on"));
+        agent.told_until("tls", says, &site.cluster, Tls, || site.cluster.set("ssl", "on"));
     }
 }
 scenario!([V13, V16, V18], each_sslmode_is_what_it_says);
@@ -66,13 +66,13 @@ fn certificates_are_verified(major: MajorVersion) {
         // Nothing was said about whom to trust.
         site.lets_in(&site.to("sslmode=require"), Tls);
         let agent = site.agent(&verified("verify-full"));
-        agent.told_until("connection", says, cluster, Tls, || cluster.present(&here()));
+        agent.told_until("tls", says, cluster, Tls, || cluster.present(&here()));
     }
     for (certificate, says) in &bad[1..] {
         for mode in ["require", "verify-ca"] {
             cluster.present(certificate);
             let agent = site.agent(&verified(mode));
-            agent.told_until("connection", says, cluster, Tls, || cluster.present(&here()));
+            agent.told_until("tls", says, cluster, Tls, || cluster.present(&here()));
         }
     }
     cluster.present(&bad[0].0);
@@ -84,12 +84,12 @@ fn certificates_are_verified(major: MajorVersion) {
         format!("host=127.0.0.1 port={port} user=keeper dbname=postgres sslmode=verify-full {}", site.roots());
     site.lets_in(&by_address, Tls);
     let agent = site.agent(&by_address.replace("host=", "hostaddr="));
-    agent.told("connection", "has no name to compare with its certificate");
+    agent.told("tls", "has no name to compare with its certificate");
     agent.ends();
     let path = site.walkeep.scratch().path().join("roots.crt");
     let agent = site.agent(&site.to(&format!("sslmode=verify-full sslrootcert={}", path.display())));
     let root = std::fs::read(site.authority.root()).expect("the authority has a certificate");
-    agent.told_until("connection", "unable to use root certificate file", cluster, Tls, || write_file(&path, root));
+    agent.told_until("tls", "unable to use root certificate file", cluster, Tls, || write_file(&path, root));
 }
 scenario!([V13, V16, V18], certificates_are_verified);
 
@@ -106,10 +106,10 @@ fn direct_tls(major: MajorVersion) {
         site.cluster.present(&bad);
         let mend = || site.cluster.present(&site.authority.issue(Subject::server(&["localhost"])));
         let says = "no trusted root has issued";
-        site.agent(&site.to(&direct)).told_until("connection", says, &site.cluster, Tls, mend);
+        site.agent(&site.to(&direct)).told_until("tls", says, &site.cluster, Tls, mend);
     } else {
         let agent = site.agent(&site.to(&direct));
-        agent.told("connection", "unable to encrypt the connection to 'localhost'");
+        agent.told("tls", "unable to encrypt the connection to 'localhost'");
         agent.ends();
     }
 }

@@ -119,7 +119,7 @@ fn what_is_missing_here_is_told_and_mended(major: MajorVersion) {
     let none = "the server wants a password for user 'keeper', and none is given";
     let passwords = scratch.join("passwords");
     let agent = site.agent(&site.to(&format!("passfile={}", passwords.display())));
-    agent.told_until("connection", none, cluster, Tls, || {
+    agent.told_until("authentication", none, cluster, Tls, || {
         write_password_file(&passwords, 0o600);
     });
     let services = scratch.join("services");
@@ -128,7 +128,7 @@ fn what_is_missing_here_is_told_and_mended(major: MajorVersion) {
     let agent = site.agent_with("service=main password=sesame", &environment);
     let section = format!("[main]\n{}\n", site.to("").trim().replace(' ', "\n"));
     let mend = || write_file(&services, section);
-    agent.told_until("refused", "unable to find service 'main'", cluster, Tls, mend);
+    agent.told_until("configuration", "unable to find service 'main'", cluster, Tls, mend);
 }
 scenario!([V13, V18], what_is_missing_here_is_told_and_mended);
 
@@ -140,9 +140,9 @@ fn an_open_password_file_is_told_once(major: MajorVersion) {
     write_password_file(&passwords, 0o644);
     let agent = site.agent(&site.to(&format!("passfile={}", passwords.display())));
     let none = "the server wants a password for user 'keeper', and none is given";
-    agent.told("connection", none);
+    agent.told("authentication", none);
     assert!(agent.log().contains("its permissions are 0644, others could read it"), "{}", agent.log());
-    agent.told_until("connection", none, &site.cluster, Tls, || write_password_file(&passwords, 0o600));
+    agent.told_until("authentication", none, &site.cluster, Tls, || write_password_file(&passwords, 0o600));
 }
 scenario!([V17], an_open_password_file_is_told_once);
 
