@@ -4,12 +4,13 @@
 use walkeep_pg_integration::faults::{SmallDisk, with_failing_call};
 use walkeep_pg_integration::walkeep::Agent;
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_run};
-use walkeep_pg_integration::{
-    Cluster, Digest, MajorVersion, Seed, StopMode, Walkeep, amcheck, create_marker, scenario, wait_until,
-};
+use walkeep_pg_integration::{Cluster, Digest, MajorVersion, Seed, StopMode, Walkeep, scenario, wait_until};
 
 use super::follows::assert_archive_is;
-use super::{ARRIVES, cluster, now, position, status, streaming, wait_stored, walkeep};
+use super::{
+    ARRIVES, assert_restored, cluster, now, position, status, stored_end, streaming, streaming_by, wait_stored,
+    wait_streaming, walkeep,
+};
 
 /// Waits until `stream.error` says so, and shows that it is counted and logged once.
 #[track_caller]
@@ -59,7 +60,7 @@ fn a_server_without_room_is_told(major: MajorVersion) {
     cluster.sql("alter system set max_wal_senders = 3");
     cluster.restart();
     // The agent needs no restart.
-    wait_until("WAL to come in", ARRIVES, || status(&walkeep)["streaming"] == true);
+    wait_streaming(&walkeep);
     wait_stored(&walkeep, now(&cluster));
     assert!(agent.stop().success());
 }
@@ -105,14 +106,10 @@ fn a_lost_slot_is_replaced_and_a_gap_healed(major: MajorVersion) {
     wait_until("a backup behind the gap", ARRIVES * 2, || walkeep.backups().len() == 2);
     wait_until("a slot that keeps WAL", ARRIVES, || cluster.query_one::<String>(lost) == "f");
     pgbench_run(&cluster, 50, Seed::fixed(71));
-    create_marker(&cluster, "the end");
-    let expected = Digest::of(&cluster);
-    wait_stored(&walkeep, now(&cluster));
+    let expected = stored_end(&walkeep, &cluster);
     assert!(agent.stop().success());
     drop(cluster);
-    let restored = walkeep.restore().promoted();
-    expected.assert_recovered(&Digest::of(&restored));
-    amcheck(&restored);
+    assert_restored(&walkeep, &expected);
 }
 scenario!([V13, V15, V18], a_lost_slot_is_replaced_and_a_gap_healed);
 
@@ -145,9 +142,7 @@ fn a_failed_fsync_is_never_acknowledged(major: MajorVersion) {
     let walkeep = walkeep(&cluster);
     walkeep.configure("stream", "synchronous", true);
     let command = with_failing_call(&walkeep.command(&["agent"]), "fdatasync", 20, "EIO");
-    let mut agent = Agent::run(&walkeep, command);
-    agent.wait_ready(&walkeep);
-    wait_until("WAL to come in", ARRIVES, || status(&walkeep)["streaming"] == true);
+    let agent = streaming_by(&walkeep, command);
     cluster.set("synchronous_standby_names", "walkeep");
     cluster.sql("create table acknowledged (id bigint)");
     for id in 0..30 {
@@ -183,9 +178,7 @@ fn an_impatient_server_is_answered(major: MajorVersion) {
     command.args(["inject=fdatasync:delay_enter=300000", "--"]);
     let plain = walkeep.command(&["agent"]);
     command.arg(plain.get_program()).args(plain.get_args());
-    let mut agent = Agent::run(&walkeep, command);
-    agent.wait_ready(&walkeep);
-    wait_until("WAL to come in", ARRIVES, || status(&walkeep)["streaming"] == true);
+    let agent = streaming_by(&walkeep, command);
     pgbench_init(&cluster, 1);
     wait_until("the same walsender after five timeouts", ARRIVES, || cluster.query_one::<u64>(one) == 1);
     wait_stored(&walkeep, now(&cluster));
@@ -225,9 +218,7 @@ fn the_largest_segments(major: MajorVersion) {
     walkeep.configure("limits", "archive_timeout", 300);
     walkeep.backup(&[]);
     pgbench_run(&cluster, 100, Seed::fixed(75));
-    create_marker(&cluster, "the end");
-    let expected = Digest::of(&cluster);
-    wait_stored(&walkeep, now(&cluster));
+    let expected = stored_end(&walkeep, &cluster);
     assert!(agent.stop().success());
     drop(cluster);
     let restored = walkeep.restore().promoted();
@@ -251,7 +242,7 @@ fn two_agents_do_not_meet(major: MajorVersion) {
     cluster.stop(StopMode::Fast);
     wait_until("the outage to be told", ARRIVES, || status(&walkeep)["streaming"] == false);
     cluster.start();
-    wait_until("WAL to come in", ARRIVES, || status(&walkeep)["streaming"] == true);
+    wait_streaming(&walkeep);
     assert!(agent.stop().success());
 }
 scenario!([V16], two_agents_do_not_meet);

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use walkeep_pg_integration::faults::{ReadOnly, flip_bit};
 use walkeep_pg_integration::user::write_file;
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_run};
-use walkeep_pg_integration::{Digest, MajorVersion, Seed, Walkeep, amcheck, create_marker, scenario, wait_until};
+use walkeep_pg_integration::{MajorVersion, Seed, Walkeep, scenario, wait_until};
 
-use super::{ARRIVES, cluster, now, status, streaming, wait_stored, walkeep};
+use super::{ARRIVES, assert_restored, cluster, now, status, stored_end, streaming, wait_stored, walkeep};
 
 /// Files of the spool whose names begin like this.
 fn spooled(walkeep: &Walkeep, begins: &str) -> Vec<PathBuf> {
@@ -87,13 +87,9 @@ fn damaged_segments_are_put_aside(major: MajorVersion) {
     let runs = walkeep.json(&["status"])["schedule"]["history"].take();
     assert!(runs.as_array().is_some_and(|runs| runs.iter().any(|run| run["reason"]["kind"] == "gap")), "{runs}");
     pgbench_run(&cluster, 50, Seed::fixed(76));
-    create_marker(&cluster, "the end");
-    let expected = Digest::of(&cluster);
-    wait_stored(&walkeep, now(&cluster));
+    let expected = stored_end(&walkeep, &cluster);
     assert!(agent.stop().success());
     drop(cluster);
-    let restored = walkeep.restore().promoted();
-    expected.assert_recovered(&Digest::of(&restored));
-    amcheck(&restored);
+    assert_restored(&walkeep, &expected);
 }
 scenario!([V14, V18], damaged_segments_are_put_aside);

@@ -10,11 +10,12 @@ mod schedule;
 mod synchronous;
 mod timelines;
 
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
 use walkeep_pg_integration::walkeep::Agent;
-use walkeep_pg_integration::{Cluster, MajorVersion, Walkeep, wait_until};
+use walkeep_pg_integration::{Cluster, Digest, MajorVersion, Walkeep, amcheck, create_marker, wait_until};
 use walkeep_proto::lsn::Lsn;
 
 /// How long WAL may take to arrive on a busy machine.
@@ -36,10 +37,21 @@ pub fn walkeep(cluster: &Cluster) -> Walkeep {
 /// An agent that streams.
 #[track_caller]
 pub fn streaming(walkeep: &Walkeep) -> Agent {
-    let mut agent = walkeep.agent();
+    streaming_by(walkeep, walkeep.command(&["agent"]))
+}
+
+/// The same of an agent that is started in a way of its own.
+#[track_caller]
+pub fn streaming_by(walkeep: &Walkeep, command: Command) -> Agent {
+    let mut agent = Agent::run(walkeep, command);
     agent.wait_ready(walkeep);
-    wait_until("WAL to come in", ARRIVES, || status(walkeep)["streaming"] == true);
+    wait_streaming(walkeep);
     agent
+}
+
+#[track_caller]
+pub fn wait_streaming(walkeep: &Walkeep) {
+    wait_until("WAL to come in", ARRIVES, || status(walkeep)["streaming"] == true);
 }
 
 /// What `walkeep status` says of the stream.
@@ -65,4 +77,21 @@ pub fn now(cluster: &Cluster) -> Lsn {
 #[track_caller]
 pub fn wait_stored(walkeep: &Walkeep, lsn: Lsn) {
     wait_until(&format!("WAL up to {lsn} to be stored"), ARRIVES, || position(walkeep, "stored_lsn") >= lsn);
+}
+
+/// A last commit, and everything up to it is in the repository. What a restore must bring back.
+#[track_caller]
+pub fn stored_end(walkeep: &Walkeep, cluster: &Cluster) -> Digest {
+    create_marker(cluster, "the end");
+    let expected = Digest::of(cluster);
+    wait_stored(walkeep, now(cluster));
+    expected
+}
+
+/// Restores the newest state and compares.
+#[track_caller]
+pub fn assert_restored(walkeep: &Walkeep, expected: &Digest) {
+    let restored = walkeep.restore().promoted();
+    expected.assert_recovered(&Digest::of(&restored));
+    amcheck(&restored);
 }

@@ -2,22 +2,15 @@
 
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_run};
 use walkeep_pg_integration::{
-    Cluster, Digest, MajorVersion, Seed, StopMode, Walkeep, amcheck, create_marker, scenario, wait_until,
+    Cluster, Digest, MajorVersion, Seed, StopMode, Walkeep, create_marker, scenario, wait_until,
 };
 
-use super::{ARRIVES, cluster, now, status, streaming, wait_stored, walkeep};
+use super::{ARRIVES, assert_restored, cluster, now, status, stored_end, streaming, wait_stored, walkeep};
 
 /// Points the agent at another server; it is started again, as a manager of a failover would do.
 fn point_at(walkeep: &Walkeep, cluster: &Cluster) {
     walkeep.configure("cluster", "conninfo", cluster.conninfo());
     walkeep.configure("cluster", "pgdata", cluster.data().display().to_string());
-}
-
-/// Restores the newest state and compares.
-fn assert_restored(walkeep: &Walkeep, expected: &Digest) {
-    let restored = walkeep.restore().promoted();
-    expected.assert_recovered(&Digest::of(&restored));
-    amcheck(&restored);
 }
 
 /// A standby is promoted while the agent streams from it, again and again.
@@ -46,9 +39,7 @@ fn a_promotion_while_streaming(major: MajorVersion) {
     wait_until("timeline 2", ARRIVES, || status(&walkeep)["timeline"] == 2);
     walkeep.backup(&[]);
     pgbench_run(&standby, 100, Seed::fixed(33));
-    create_marker(&standby, "the end");
-    let expected = Digest::of(&standby);
-    wait_stored(&walkeep, now(&standby));
+    let expected = stored_end(&walkeep, &standby);
     assert!(agent.stop().success());
     drop(standby);
     assert_restored(&walkeep, &expected);
@@ -78,9 +69,7 @@ fn a_failover_while_the_agent_is_down(major: MajorVersion) {
     pgbench_run(&second, 50, Seed::fixed(37));
     point_at(&walkeep, &second);
     let agent = streaming(&walkeep);
-    create_marker(&second, "the end");
-    let expected = Digest::of(&second);
-    wait_stored(&walkeep, now(&second));
+    let expected = stored_end(&walkeep, &second);
     assert_eq!(status(&walkeep)["timeline"], 3);
     assert_eq!(status(&walkeep)["gaps"], serde_json::json!([]), "an ancestor's end was skipped");
     assert!(agent.stop().success());
@@ -110,9 +99,7 @@ fn commits_that_the_new_primary_lacks(major: MajorVersion) {
     assert!(agent.stop().success());
     point_at(&walkeep, &standby);
     let agent = streaming(&walkeep);
-    create_marker(&standby, "the end");
-    let expected = Digest::of(&standby);
-    wait_stored(&walkeep, now(&standby));
+    let expected = stored_end(&walkeep, &standby);
     let told = status(&walkeep);
     assert_eq!(told["side_branches"][0]["timeline"], 1, "{told}");
     assert!(agent.stop().success());
@@ -142,9 +129,7 @@ fn rapid_failovers(major: MajorVersion) {
         primary = standby;
     }
     agent.wait_ready(&walkeep);
-    create_marker(&primary, "the end");
-    let expected = Digest::of(&primary);
-    wait_stored(&walkeep, now(&primary));
+    let expected = stored_end(&walkeep, &primary);
     assert_eq!(status(&walkeep)["timeline"], 6);
     assert_eq!(status(&walkeep)["gaps"], serde_json::json!([]));
     assert!(agent.stop().success());
