@@ -81,3 +81,41 @@ fn examine(bytes: &[u8], segment: WalSegment, identity: &ClusterIdentity) -> Opt
         Err(error) => Some(Fault::Damaged(error.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+    use walkeep_proto::identity::SystemIdentifier;
+    use walkeep_proto::segment::{SegmentNumber, WalSegmentSize};
+    use walkeep_proto::timeline::TimelineId;
+    use walkeep_proto::version::MajorVersion;
+
+    use super::*;
+
+    #[test]
+    fn only_bytes_are_to_blame() {
+        let identity = ClusterIdentity {
+            system_identifier: SystemIdentifier::new(7),
+            major: MajorVersion::V17,
+            page_size: 8192,
+            pages_per_segment: 131_072,
+            wal_segment_size: WalSegmentSize::new(1 << 20).unwrap(),
+            registered: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let segment = WalSegment { timeline: TimelineId::FIRST, number: SegmentNumber::new(3) };
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("000000010000000000000003");
+        let judged = |error: anyhow::Error| fault_behind(&error.context("unable to store"), &path, segment, &identity);
+        let refused = || anyhow::anyhow!("its records end");
+        assert_eq!(judged(refused()), None, "a file that cannot be read says nothing");
+        std::fs::write(&path, vec![0x55; 1 << 20]).unwrap();
+        assert!(matches!(judged(refused()), Some(Fault::Damaged(_))));
+        std::fs::write(&path, b"short").unwrap();
+        let problem = judged(refused()).unwrap().to_string();
+        assert_eq!(problem, "its file is 5 bytes long, not 1048576");
+        // The same bytes, and something else that stands in the way of storing them.
+        let unreadable = Err::<(), _>(io::Error::other("EIO")).context("unable to read").unwrap_err();
+        assert_eq!(judged(unreadable), None);
+        assert_eq!(judged(Error::damaged("index/1", "another hash").into()), None, "the repository's own damage");
+    }
+}

@@ -171,3 +171,46 @@ impl Pauses {
         self.attempts = 0;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use walkeep_proto::replication::{ServerMessage, SqlState};
+
+    use super::*;
+    use crate::postgres::connection::{NotAuthenticated, ServerError};
+    use crate::postgres::conninfo::ConninfoError;
+
+    #[test]
+    fn who_stands_in_the_way_is_told_apart() {
+        let said = |code: SqlState| {
+            let (severity, message) = ("FATAL".to_owned(), "no".to_owned());
+            anyhow::Error::from(ServerError(ServerMessage {
+                severity,
+                code,
+                message,
+                detail: None,
+                hint: None,
+                context: None,
+                routine: None,
+            }))
+        };
+        let cases: [(anyhow::Error, &str); 6] = [
+            (said(SqlState::INVALID_PASSWORD), "refused"),
+            (said(SqlState::ADMIN_SHUTDOWN), "connection"),
+            (anyhow::anyhow!("no route"), "connection"),
+            (NotAuthenticated("no password".to_owned()).into(), "authentication"),
+            (ConninfoError::NoUser.into(), "configuration"),
+            (ConfigError("[cluster] pgdata is not set".to_owned()).into(), "configuration"),
+        ];
+        for (error, kind) in cases {
+            let shown = format!("{error:#}");
+            assert_eq!(StreamError::of_connection(error).kind(), kind, "{shown}");
+        }
+        let error = StreamError::of_connection(ConninfoError::NoUser.into());
+        assert!(
+            error.to_string().ends_with(" (hint: add user=ROLE to the connection string, or set PGUSER)"),
+            "{error}"
+        );
+        assert_eq!(error.to_string(), format!("unable to stream WAL: {}", error.cause()));
+    }
+}

@@ -28,7 +28,7 @@ pub struct ConnectionClosed;
 /// This side does not let itself be authenticated like that, or has not got what it is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct NotAuthenticated(pub(super) String);
+pub struct NotAuthenticated(pub(crate) String);
 
 /// What on this side stands in the way of a session: the server has not refused it, and trying again will not help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
