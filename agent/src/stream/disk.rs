@@ -132,3 +132,6 @@ impl Disk {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,8 @@ mod checks;
 mod damage;
 mod disk;
 mod error;
+#[cfg(test)]
+mod made_wal;
 mod open_segment;
 mod receive;
 mod record;
@@ -96,7 +98,10 @@ impl Stream {
             tail_interval: self.settings.tail_interval,
             sweep: Arc::clone(&sweep),
         };
-        let slot = self.settings.slot.clone().map(|name| SlotKeeper { context, shared: &self.shared, name });
+        let slot = self.settings.slot.clone().map(|name| {
+            let system_identifier = identity.system_identifier;
+            SlotKeeper { context, shared: &self.shared, system_identifier, name }
+        });
         let attempts = Attempts {
             context,
             settings: &self.settings,

@@ -51,6 +51,13 @@ struct Reporting {
     finish: Notify,
 }
 
+impl Reporting {
+    fn new() -> Self {
+        let (wanted, ask, finish) = (Notify::new(), Notify::new(), Notify::new());
+        Self { wanted, ask, finish }
+    }
+}
+
 /// Receives until the server ends the stream, the agent stops, or something fails. What was received is durable then.
 pub(super) async fn receive(
     mut reader: ReplicationReader,
@@ -62,23 +69,38 @@ pub(super) async fn receive(
     let start = disk.position;
     let (pieces, mut queue) = mpsc::channel(QUEUE);
     let (durable, reported) = watch::channel(start);
-    let reporting = Arc::new(Reporting { wanted: Notify::new(), ask: Notify::new(), finish: Notify::new() });
+    let reporting = Arc::new(Reporting::new());
     let disk = std::thread::Builder::new()
         .name("wal-disk".to_owned())
         .spawn(move || disk.run(&mut queue, &durable))
         .map_err(|error| StreamError::Disk(error.into()))?;
-    let reporter = tokio::spawn(report(writer, reported, Arc::clone(&reporting), rhythm.report));
-    let read = read(&mut reader, pieces, &reporting, rhythm, shared).await;
+    let mut reporter = tokio::spawn(report(writer, reported, Arc::clone(&reporting), rhythm.report));
+    let mut failed = None;
+    let read = tokio::select! {
+        read = read(&mut reader, pieces, &reporting, rhythm, shared) => read,
+        // A server that cannot be told anything waits for us without end, and may go on sending. What has arrived is read.
+        () = async {
+            failed = Some((&mut reporter).await);
+            tokio::time::sleep(FAREWELL).await;
+        } => Ok(Ended::Stopped),
+    };
     // The queue is closed now: the disk thread writes what is in it and ends. Its failure is the cause of ours.
     let written = tokio::task::spawn_blocking(move || disk.join()).await;
     reporting.finish.notify_one();
     // A server that does not read must not hold us: what it did not hear is told by the next stream's first report.
-    let reported = tokio::time::timeout(FAREWELL, reporter).await;
+    let reported = match failed {
+        Some(failed) => Ok(failed),
+        None => tokio::time::timeout(FAREWELL, reporter).await,
+    };
     match written {
         Ok(Ok(written)) => written?,
         _ => return Err(StreamError::Disk(anyhow::anyhow!("the thread that writes WAL died"))),
     }
     let ended = read?;
+    if let Ok(Ok(Err(error))) = reported {
+        // A server that ends its side is not told any more: that is its end, not ours.
+        return if ended == Ended::Stopped { Err(StreamError::Connection(error)) } else { Ok(ended) };
+    }
     // A farewell: whether the server hears it changes nothing, for the next attempt finds out where it is.
     if let (Ok(Ok(Ok(writer))), Ended::Timeline | Ended::Stopped) = (reported, ended) {
         let farewell = reader.finish(writer);
@@ -186,3 +208,6 @@ async fn report(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

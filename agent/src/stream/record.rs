@@ -164,6 +164,11 @@ mod tests {
         assert_eq!(read, record);
         let lost = read.lost(WalSegmentSize::new(1 << 20).unwrap());
         assert_eq!(lost.iter().map(|segment| segment.number.get()).collect::<Vec<_>>(), [3, 4]);
+        for number in 10..10 + 2 * KEPT as u64 {
+            record.add_gap(gap(number, number + 1));
+        }
+        assert_eq!(record.gaps.len(), KEPT);
+        assert_eq!(record.gaps.last(), Some(&gap(9 + 2 * KEPT as u64, 10 + 2 * KEPT as u64)), "the newest are kept");
         std::fs::write(directory.path().join("losses.json"), "{").unwrap();
         assert_eq!(Record::load(directory.path()), Record::default());
     }

@@ -142,6 +142,9 @@ mod tests {
         assert_eq!(case.start().unwrap(), segment(1, 20));
         case.retained = Some(18);
         assert_eq!(case.start().unwrap(), segment(1, 18));
+        // The server may still have what its slot does not keep; it says so if not.
+        case = case.hold(1, 10..=14);
+        assert_eq!(case.start().unwrap(), segment(1, 15));
     }
 
     #[test]
@@ -164,6 +167,15 @@ mod tests {
         let mut case = Case::new(4, &history).hold(1, 3..=7);
         case.wanted = Some(3);
         assert_eq!(case.start().unwrap(), segment(1, 8), "the old one's end first");
+        // What the old one wrote of that segment does not stand for it.
+        let mut case = Case::new(4, &history).hold(1, 3..=9).hold(4, 9..=11);
+        case.wanted = Some(3);
+        assert_eq!(case.start().unwrap(), segment(4, 12));
+        // Left at the very end of segment 8: all of it is the old one's.
+        let mut case = Case::new(4, &format!("1\t0/{:X}\tx\n", 9 * SIZE)).hold(1, 3..=7);
+        case.wanted = Some(3);
+        assert_eq!(case.start().unwrap(), segment(1, 8));
+        assert_eq!(case.hold(1, 8..=8).start().unwrap(), segment(4, 9));
     }
 
     #[test]

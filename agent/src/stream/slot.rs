@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use walkeep_proto::identity::SystemIdentifier;
 use walkeep_proto::lsn::Lsn;
 use walkeep_proto::replication::SlotName;
 
@@ -23,6 +24,7 @@ const IN_USE: &str = "55006";
 pub(super) struct SlotKeeper<'a> {
     pub(super) context: &'a Context,
     pub(super) shared: &'a Shared,
+    pub(super) system_identifier: SystemIdentifier,
     /// It needs no quotes to be escaped.
     pub(super) name: SlotName,
 }
@@ -74,9 +76,18 @@ impl SlotKeeper<'_> {
     fn connected<'a>(&self, session: &'a mut Option<Session>) -> Result<&'a Session, StreamError> {
         if session.as_ref().is_none_or(Session::is_lost) {
             *session = None;
-            *session = Some(super::session(self.context, self.shared)?);
+            *session = Some(self.connect()?);
         }
         Ok(session.as_ref().expect("it was opened above"))
+    }
+
+    /// A session with the repository's cluster: a slot that nobody advances would fill another one's disk.
+    fn connect(&self) -> Result<Session, StreamError> {
+        let session = super::session(self.context, self.shared)?;
+        let asked = session.value("SELECT system_identifier FROM pg_control_system()");
+        let found = asked.and_then(|text| Ok(text.parse()?)).map_err(StreamError::of_connection)?;
+        let expected = self.system_identifier;
+        if found == expected { Ok(session) } else { Err(StreamError::WrongCluster { expected, found }) }
     }
 
     fn look(&self, session: &Session) -> Result<()> {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use walkeep_proto::lsn::Lsn;
+use walkeep_proto::segment::WalSegment;
 use walkeep_proto::timeline::TimelineId;
 
 use super::StreamError;
@@ -118,9 +119,28 @@ impl StreamStatus {
     }
 }
 
+/// Where a stream begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Beginning {
+    /// The timeline that comes.
+    pub(super) timeline: TimelineId,
+    /// Where the first segment of that timeline begins: what other timelines hold counts up to here.
+    pub(super) first: Lsn,
+    /// The first byte that comes.
+    pub(super) position: Lsn,
+    /// Up to where whole segments are in the repository.
+    pub(super) archived: Lsn,
+    /// Up to where the server has WAL.
+    pub(super) server: Lsn,
+}
+
 #[derive(Default)]
 struct State {
     status: StreamStatus,
+    /// How the newest stream began; none before the first.
+    began: Option<Beginning>,
+    /// The timeline of `status.stored_lsn`.
+    stored_on: Option<TimelineId>,
     /// What was told of sessions with the server: attempts that end alike are told once, though each may begin well.
     told: Told,
     /// The same of storing.
@@ -150,8 +170,6 @@ struct Positions(Vec<(Timestamp, Lsn)>);
 
 impl Positions {
     fn note(&mut self, moment: Timestamp, end: Lsn) {
-        // A stream that starts anew, on another timeline, may begin before.
-        self.0.retain(|(_, earlier)| *earlier < end);
         if self.0.len() >= POSITIONS {
             let mut number = 0;
             self.0.retain(|_| {
@@ -160,6 +178,11 @@ impl Positions {
             });
         }
         self.0.push((moment, end));
+    }
+
+    /// The server went on from here on another timeline.
+    fn give_up_behind(&mut self, end: Lsn) {
+        self.0.retain(|(_, noted)| *noted <= end);
     }
 
     fn before(&self, moment: Timestamp) -> Option<Lsn> {
@@ -183,6 +206,44 @@ impl Shared {
 
     pub(super) fn update(&self, change: impl FnOnce(&mut StreamStatus)) {
         change(&mut self.state.lock().status);
+    }
+
+    /// WAL comes in.
+    pub(super) fn began(&self, beginning: Beginning) {
+        let mut state = self.state.lock();
+        let left = state.stored_on.is_some_and(|timeline| timeline != beginning.timeline);
+        state.began = Some(beginning);
+        let status = &mut state.status;
+        (status.streaming, status.since, status.error) = (true, Some(Timestamp::now()), None);
+        (status.timeline, status.server_lsn) = (Some(beginning.timeline), beginning.server);
+        (status.received_lsn, status.flushed_lsn) = (beginning.position, beginning.position);
+        if left {
+            status.stored_lsn = status.stored_lsn.min(beginning.first);
+            let stored = status.stored_lsn;
+            state.stored.give_up_behind(stored);
+        }
+        let status = &mut state.status;
+        status.archived_lsn = beginning.archived;
+        status.stored_lsn = status.stored_lsn.max(beginning.archived);
+    }
+
+    /// A segment's WAL up to `end` is in the repository; `whole`: that is all of it. What a timeline holds behind the point
+    /// where the server left it does not count.
+    pub(super) fn has_stored(&self, segment: WalSegment, end: Lsn, whole: bool, received: Option<Timestamp>) {
+        let mut state = self.state.lock();
+        let end = match state.began {
+            Some(began) if began.timeline != segment.timeline => end.min(began.first),
+            _ => end,
+        };
+        // Before a stream begins nobody knows which way the server went.
+        if whole && state.began.is_some() && end > state.status.archived_lsn {
+            (state.status.archived_lsn, state.status.archived_at) = (end, received);
+        }
+        if end > state.status.stored_lsn {
+            (state.status.stored_lsn, state.status.stored_at) = (end, received);
+            state.stored_on = Some(segment.timeline);
+            state.stored.note(Timestamp::now(), end);
+        }
     }
 
     /// Counts a failure of receiving. True if it is to be told.
@@ -218,19 +279,6 @@ impl Shared {
         let mut state = self.state.lock();
         state.status.storing_error = None;
         state.told_storing.well_since(Instant::now());
-    }
-
-    /// What was received at this moment is in the repository up to here; `archived` where that is a whole segment.
-    pub(super) fn note_stored(&self, end: Lsn, received: Option<Timestamp>, archived: bool) {
-        let mut state = self.state.lock();
-        let status = &mut state.status;
-        if archived && end > status.archived_lsn {
-            (status.archived_lsn, status.archived_at) = (end, received);
-        }
-        if end > status.stored_lsn {
-            (status.stored_lsn, status.stored_at) = (end, received);
-            state.stored.note(Timestamp::now(), end);
-        }
     }
 
     /// Up to where WAL was in the repository at this moment, as far as it is remembered.
@@ -331,9 +379,38 @@ mod tests {
         );
         let early = positions.before(at(5_000)).unwrap();
         assert!((Lsn::new(4_980)..=Lsn::new(5_000)).contains(&early), "{early}");
-        positions.note(at(20_000), Lsn::new(100));
-        assert_eq!(positions.before(at(20_001)), Some(Lsn::new(100)));
-        assert!(positions.before(at(20_000)) < Some(Lsn::new(100)), "what was given up is not told any more");
+        positions.give_up_behind(Lsn::new(9_000));
+        assert_eq!(positions.before(at(20_000)), Some(Lsn::new(9_000)), "what was given up is not told any more");
+    }
+
+    #[test]
+    fn what_a_left_timeline_holds_does_not_count_for_the_next() {
+        let shared = Shared::default();
+        let segment = |timeline, number| WalSegment {
+            timeline: TimelineId::new(timeline).unwrap(),
+            number: walkeep_proto::segment::SegmentNumber::new(number),
+        };
+        let positions = || {
+            let status = shared.status();
+            (status.archived_lsn.as_u64(), status.stored_lsn.as_u64())
+        };
+        shared.has_stored(segment(1, 7), Lsn::new(7500), false, None);
+        assert_eq!(positions(), (0, 7500));
+        // The server went on from 6200 without the rest.
+        let [first, position, archived, server] = [6000, 6000, 5000, 6300].map(Lsn::new);
+        let timeline = segment(2, 6).timeline;
+        shared.began(Beginning { timeline, first, position, archived, server });
+        assert_eq!(positions(), (5000, 6000));
+        for number in 5..8 {
+            shared.has_stored(segment(1, number), Lsn::new((number + 1) * 1000), true, None);
+            assert_eq!(positions(), (6000, 6000), "segment {number}");
+        }
+        shared.has_stored(segment(2, 6), Lsn::new(6300), false, None);
+        assert_eq!(positions(), (6000, 6300));
+        shared.has_stored(segment(2, 6), Lsn::new(7000), true, None);
+        assert_eq!(positions(), (7000, 7000));
+        shared.began(Beginning { timeline, first, position, archived, server });
+        assert_eq!(positions(), (5000, 7000), "the same timeline");
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl Store<'_> {
         }
         self.sweep.add(spooled.segment, None);
         self.spool.release(spooled)?;
-        self.shared.note_stored(spooled.segment.number.end(size), received, true);
+        self.shared.has_stored(spooled.segment, spooled.segment.number.end(size), true, received);
         Ok(())
     }
 
@@ -162,7 +162,7 @@ impl Store<'_> {
         self.push_tail(spooled, end)?;
         self.sweep.add(spooled.segment, Some(end));
         *last = Some(LastTail { segment: spooled.segment, end });
-        self.shared.note_stored(end, received, false);
+        self.shared.has_stored(spooled.segment, end, false, received);
         Ok(())
     }
 
@@ -185,3 +185,6 @@ fn is_conflict(error: &anyhow::Error) -> bool {
     let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<Error>());
     causes.any(|error| error.kind() == ErrorKind::Conflict)
 }
+
+#[cfg(test)]
+mod tests;

@@ -159,3 +159,46 @@ pub fn segment_on(history: &TimelineHistory, number: SegmentNumber, size: WalSeg
     let last_byte = walkeep_proto::lsn::Lsn::new(number.end(size).as_u64().saturating_sub(1));
     WalSegment { timeline: history.timeline_at(last_byte), number }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u64 = 1 << 20;
+
+    fn segment(timeline: u32, number: u64) -> WalSegment {
+        WalSegment { timeline: TimelineId::new(timeline).unwrap(), number: SegmentNumber::new(number) }
+    }
+
+    fn holding(segments: &[(u32, u64)]) -> WalInventory {
+        let mut inventory = WalInventory::default();
+        for (timeline, number) in segments {
+            inventory.add(segment(*timeline, *number), ObjectKey::new(format!("{timeline}-{number}")).unwrap(), 1);
+        }
+        inventory
+    }
+
+    #[test]
+    fn a_hole_at_a_timeline_switch_is_one() {
+        let size = WalSegmentSize::new(SIZE as u32).unwrap();
+        // What is missing from segment 3 to 6, where timeline 2 goes on from `switch`.
+        let missing = |switch: u64, segments: &[(u32, u64)]| {
+            let history = format!("1\t0/{switch:X}\tx\n");
+            let history = TimelineHistory::parse(segment(2, 0).timeline, history.as_bytes()).unwrap();
+            let (first, last) = (SegmentNumber::new(3), SegmentNumber::new(6));
+            let held = holding(segments);
+            let missing = held.first_missing(&history, first, last, size);
+            let end = held.contiguous_end(&history, first, size);
+            assert_eq!(end.map(SegmentNumber::next), missing.map_or(Some(last.next()), |missing| Some(missing.number)));
+            missing
+        };
+        let inside = 5 * SIZE + 500;
+        assert_eq!(missing(inside, &[(1, 3), (1, 4), (2, 5), (2, 6)]), None);
+        assert_eq!(missing(inside, &[(1, 3), (1, 4), (1, 5), (2, 6)]), Some(segment(2, 5)));
+        assert_eq!(missing(inside, &[(1, 3), (2, 4), (2, 5), (2, 6)]), Some(segment(1, 4)));
+        let between = 5 * SIZE;
+        assert_eq!(missing(between, &[(1, 3), (1, 4), (2, 5), (2, 6)]), None);
+        assert_eq!(missing(between, &[(1, 3), (2, 4), (2, 5), (2, 6)]), Some(segment(1, 4)));
+        assert_eq!(missing(between, &[(1, 3), (1, 4), (1, 5), (2, 6)]), Some(segment(2, 5)));
+    }
+}

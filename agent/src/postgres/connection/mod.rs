@@ -20,7 +20,7 @@ mod replication_commands;
 mod session_attributes;
 mod startup;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transport;
 
 use std::time::Duration;

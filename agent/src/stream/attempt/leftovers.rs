@@ -30,11 +30,7 @@ impl Attempts<'_> {
             return Ok(());
         }
         self.store.push_tail(spooled, end)?;
-        self.shared.update(|status| {
-            if end > status.stored_lsn {
-                (status.stored_lsn, status.stored_at) = (end, Some(Timestamp::now()));
-            }
-        });
+        self.shared.has_stored(spooled.segment, end, false, Some(Timestamp::now()));
         Ok(())
     }
 

@@ -8,7 +8,6 @@ mod timelines;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use tokio::runtime::Runtime;
 use walkeep_chunkstore::repository::ClusterIdentity;
 use walkeep_proto::lsn::Lsn;
@@ -22,7 +21,7 @@ use super::error::Pauses;
 use super::receive::{Ended, Rhythm, receive};
 use super::record::Losses;
 use super::spool::{Aside, Spool};
-use super::status::{Shared, SlotStatus};
+use super::status::{Beginning, Shared, SlotStatus};
 use super::store::Store;
 use crate::config::StreamSettings;
 use crate::context::Context;
@@ -123,7 +122,7 @@ impl Attempts<'_> {
     async fn attempt(&self, streaming: &mut Option<Instant>) -> Result<Ended, StreamError> {
         // Receiving notices the end by itself: what has come is made durable then.
         let Some(begun) = self.shared.stop.unless(self.begin()).await else { return Ok(Ended::Stopped) };
-        let Begun { start, server, rhythm, reader, writer } = match begun? {
+        let Begun { start, first, server, rhythm, reader, writer } = match begun? {
             Some(begun) => begun,
             // The server has switched since it was asked; it is asked again.
             None => return Ok(Ended::Timeline),
@@ -140,13 +139,7 @@ impl Attempts<'_> {
             open: None,
         };
         tracing::info!("streaming from {position} on timeline {}", start.timeline);
-        self.shared.update(|status| {
-            (status.streaming, status.since, status.error) = (true, Some(Timestamp::now()), None);
-            (status.timeline, status.server_lsn) = (Some(start.timeline), server);
-            (status.received_lsn, status.flushed_lsn) = (position, position);
-            status.archived_lsn = archived;
-            status.stored_lsn = status.stored_lsn.max(archived);
-        });
+        self.shared.began(Beginning { timeline: start.timeline, first, position, archived, server });
         *streaming = Some(Instant::now());
         let received = receive(reader, writer, disk, rhythm, self.shared).await;
         // WAL that is gone may be missed only when it is to be sent.
@@ -175,7 +168,9 @@ impl Attempts<'_> {
         let refused = |error| removed_or(error, &start.file_name(self.spool.size()), start.timeline, position);
         Ok(match in_time(connection.start_replication(&query)).await?.map_err(refused)? {
             ReplicationStart::Streaming(reader, writer) => {
-                Some(Begun { start, server: server.position, rhythm, reader, writer })
+                let begins = history.start_of(start.timeline).unwrap_or(Lsn::INVALID);
+                let first = self.spool.size().segment_at(begins).start(self.spool.size());
+                Some(Begun { start, first, server: server.position, rhythm, reader, writer })
             }
             ReplicationStart::EndOfTimeline { .. } => None,
         })
@@ -185,6 +180,8 @@ impl Attempts<'_> {
 /// A stream that has begun.
 struct Begun {
     start: WalSegment,
+    /// The start of the timeline's first segment.
+    first: Lsn,
     /// Where the server is.
     server: Lsn,
     rhythm: Rhythm,

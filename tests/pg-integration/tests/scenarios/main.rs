@@ -5,6 +5,7 @@ mod archive_push;
 mod backup_faults;
 mod backup_restore;
 mod crash;
+mod documented;
 mod drop_table;
 mod faults;
 mod harness;

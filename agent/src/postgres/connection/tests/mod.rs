@@ -7,7 +7,7 @@ mod replication;
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::messages::framed;
@@ -55,11 +55,11 @@ impl Stage {
 }
 
 /// The server's end of a connection.
-struct Peer {
-    stream: TcpStream,
+pub(crate) struct Peer<S = TcpStream> {
+    pub(crate) stream: S,
 }
 
-impl Peer {
+impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     async fn read(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         self.stream.read_exact(&mut bytes).await.unwrap();
@@ -71,7 +71,7 @@ impl Peer {
     }
 
     /// The parameters of a startup message.
-    async fn startup(&mut self) -> BTreeMap<String, String> {
+    pub(crate) async fn startup(&mut self) -> BTreeMap<String, String> {
         let length = self.length().await;
         let body = self.read(length).await;
         assert_eq!(&body[..4], &[0, 3, 0, 0], "protocol 3.0");
@@ -85,29 +85,29 @@ impl Peer {
     }
 
     /// The client's next message.
-    async fn message(&mut self) -> (u8, Vec<u8>) {
+    pub(crate) async fn message(&mut self) -> (u8, Vec<u8>) {
         let tag = self.stream.read_u8().await.unwrap();
         let length = self.length().await;
         (tag, self.read(length).await)
     }
 
-    async fn query(&mut self) -> String {
+    pub(crate) async fn query(&mut self) -> String {
         let (tag, body) = self.message().await;
         assert_eq!((tag, body.last()), (b'Q', Some(&0)));
         String::from_utf8(body[..body.len() - 1].to_vec()).unwrap()
     }
 
-    async fn send(&mut self, tag: u8, body: &[u8]) {
+    pub(crate) async fn send(&mut self, tag: u8, body: &[u8]) {
         self.send_all(&[(tag, body)]).await;
     }
 
     /// Several messages in one write.
-    async fn send_all(&mut self, messages: &[(u8, &[u8])]) {
+    pub(crate) async fn send_all(&mut self, messages: &[(u8, &[u8])]) {
         let bytes: Vec<u8> = messages.iter().flat_map(|(tag, body)| framed(*tag, body)).collect();
         self.stream.write_all(&bytes).await.unwrap();
     }
 
-    async fn let_in(&mut self) {
+    pub(crate) async fn let_in(&mut self) {
         let messages: [(u8, &[u8]); 4] = [
             (b'R', b"\0\0\0\0"),
             (b'S', b"server_version\x0017.5 (Debian)\0"),

@@ -33,6 +33,7 @@ fn another_cluster_is_not_taken_from(major: MajorVersion) {
     let mut agent = walkeep.agent();
     agent.wait_ready(&walkeep);
     wait_told(&walkeep, &agent, "wrong_cluster", "another cluster answers");
+    assert_eq!(other.query_one::<u64>("select count(*) from pg_replication_slots"), 0, "nobody would advance its slot");
     assert!(agent.stop().success());
     walkeep.configure("cluster", "conninfo", mine.conninfo());
     let agent = streaming(&walkeep);
@@ -107,6 +108,11 @@ fn a_lost_slot_is_replaced_and_a_gap_healed(major: MajorVersion) {
     wait_until("a slot that keeps WAL", ARRIVES, || cluster.query_one::<String>(lost) == "f");
     pgbench_run(&cluster, 50, Seed::fixed(71));
     let expected = stored_end(&walkeep, &cluster);
+    let told = status(&walkeep)["gaps"].clone();
+    assert!(agent.stop().success());
+    // Behind the new backup nobody would find it again.
+    let agent = streaming(&walkeep);
+    assert_eq!(status(&walkeep)["gaps"], told);
     assert!(agent.stop().success());
     drop(cluster);
     assert_restored(&walkeep, &expected);

@@ -5,6 +5,7 @@ mod archiver;
 mod bad_days;
 mod damage;
 mod deaths;
+mod durable;
 mod follows;
 mod schedule;
 mod synchronous;

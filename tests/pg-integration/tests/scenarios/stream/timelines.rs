@@ -2,7 +2,7 @@
 
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_run};
 use walkeep_pg_integration::{
-    Cluster, Digest, MajorVersion, Seed, StopMode, Walkeep, create_marker, scenario, wait_until,
+    Cluster, Digest, MajorVersion, Output, Seed, StopMode, Walkeep, create_marker, scenario, wait_until,
 };
 
 use super::{ARRIVES, assert_restored, cluster, now, status, stored_end, streaming, wait_stored, walkeep};
@@ -73,6 +73,12 @@ fn a_failover_while_the_agent_is_down(major: MajorVersion) {
     assert_eq!(status(&walkeep)["timeline"], 3);
     assert_eq!(status(&walkeep)["gaps"], serde_json::json!([]), "an ancestor's end was skipped");
     assert!(agent.stop().success());
+    // Recovery that looks for the newest timeline asks for one number after another, and stops at the first miss.
+    for history in ["00000002.history", "00000003.history"] {
+        let mut command = walkeep.restore_command(&["fetch-wal", "--repo"]);
+        command.arg(walkeep.repository()).arg(history).arg(walkeep.scratch().path().join(history));
+        Output::of(&mut command).ok();
+    }
     second.kill9();
     assert_restored(&walkeep, &expected);
 }
