@@ -12,6 +12,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -73,7 +74,8 @@ impl Spool {
     /// The spool in `directory`, which is created if need be.
     pub fn open(directory: PathBuf, size: WalSegmentSize) -> Result<Self> {
         let creating = || format!("unable to create '{}'", directory.display());
-        fs::create_dir_all(&directory).with_context(creating)?;
+        // WAL holds all that the tables hold: nobody else reads it, whatever the umask.
+        fs::DirBuilder::new().recursive(true).mode(0o750).create(&directory).with_context(creating)?;
         // A file is durable only where its directory is: `<state>/stream/<cluster>` may all be new.
         for created in directory.ancestors().take(3) {
             files::sync_directory(created).with_context(creating)?;
@@ -170,7 +172,9 @@ impl Spool {
     fn create(&self, path: &Path) -> Result<()> {
         let creating = || format!("unable to create '{}'", path.display());
         let temporary = self.directory.join("new.tmp");
-        let mut file = File::create(&temporary).with_context(creating)?;
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o640);
+        let mut file = options.open(&temporary).with_context(creating)?;
         let (zeros, mut left) = (vec![0; BLOCK], self.size.bytes() as usize);
         while left > 0 {
             file.write_all(&zeros[..left.min(BLOCK)]).with_context(creating)?;
@@ -228,5 +232,17 @@ mod tests {
         assert_eq!(spool.begin(segment(3)).unwrap().read(0, 100).unwrap(), [0; 100]);
         assert_eq!(spool.begin(segment(4)).unwrap().read(0, 100).unwrap(), [7; 100]);
         assert_eq!(spool.begin(segment(5)).unwrap().read(0, 100).unwrap(), [0; 100]);
+    }
+
+    #[test]
+    fn nobody_else_reads_what_was_received() {
+        use std::os::unix::fs::PermissionsExt;
+        let (directory, spool) = spool();
+        let path = spool.begin(segment(3)).unwrap().path().to_owned();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&path) & 0o137, 0, "{:o}", mode(&path));
+        for created in ["stream", "stream/main"] {
+            assert_eq!(mode(&directory.path().join(created)) & 0o027, 0);
+        }
     }
 }

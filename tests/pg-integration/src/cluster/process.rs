@@ -224,7 +224,13 @@ pub(crate) fn kill_tree(child: &mut Child) {
         send(*pid, Signal::KILL);
     }
     let _ = child.wait();
-    try_poll(SOON, || below.iter().all(|pid| process_state(*pid).is_none_or(|(state, _)| state == 'Z')).then_some(()));
+    try_poll(SOON, || below.iter().all(|pid| has_ended(*pid)).then_some(()));
+}
+
+/// Whether nothing of a process runs any more. Its first thread may be a zombie while others still hold files and locks.
+fn has_ended(pid: u32) -> bool {
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    process_state(pid).is_none_or(|(state, _)| state == 'Z' && threads() <= 1)
 }
 
 fn descendants(root: u32) -> Vec<u32> {

@@ -34,7 +34,7 @@ impl Agent {
         Self { child: Some(child), log }
     }
 
-    /// Waits until `walkeep status` gets an answer.
+    /// Waits until `walkeep status` gets an answer of an agent; it has one of its own where there is none.
     #[track_caller]
     pub fn wait_ready(&mut self, walkeep: &Walkeep) {
         wait_until("the agent to answer `walkeep status`", SOON, || {

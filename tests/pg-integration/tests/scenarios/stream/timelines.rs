@@ -71,6 +71,8 @@ fn a_failover_while_the_agent_is_down(major: MajorVersion) {
     let agent = streaming(&walkeep);
     let expected = stored_end(&walkeep, &second);
     assert_eq!(status(&walkeep)["timeline"], 3);
+    let slots = "select count(*) from pg_replication_slots where slot_name = 'walkeep' and restart_lsn is not null";
+    wait_until("a slot on the new primary", ARRIVES, || second.query_one::<u64>(slots) == 1);
     assert_eq!(status(&walkeep)["gaps"], serde_json::json!([]), "an ancestor's end was skipped");
     assert!(agent.stop().success());
     // Recovery that looks for the newest timeline asks for one number after another, and stops at the first miss.
