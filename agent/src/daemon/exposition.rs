@@ -213,7 +213,7 @@ mod tests {
             "walkeep_mirror_lag_bytes{mirror=\"s3://bucket/p\"} 4096",
             "walkeep_mirror_lag_seconds{mirror=\"s3://bucket/p\"} 17",
             "walkeep_mirror_stored_lsn_bytes{mirror=\"s3://bucket/p\"} 16777216",
-            "walkeep_mirror_complete_before_time_seconds{mirror=\"s3://bucket/p\"} 1700000000",
+            "walkeep_mirror_complete_before_time_seconds{mirror=\"s3://bucket/p\"} 1700000000.0",
             "walkeep_mirror_sent_objects_total{mirror=\"s3://bucket/p\"} 9",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");

@@ -12,6 +12,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::wait::{SOON, wait_until};
+
 /// What happens to who connects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -102,9 +104,13 @@ impl Gate {
             return;
         }
         let _context = runtime.enter();
-        let listener = bind(self.address())
-            .and_then(|socket| socket.listen(1024))
-            .unwrap_or_else(|e| panic!("unable to listen on {}: {e}", self.address()));
+        let mut bound = None;
+        // While it was shut, a client of somebody else may have been given the port for a moment.
+        wait_until(&format!("{} to be free", self.address()), SOON, || {
+            bound = bind(self.address()).and_then(|socket| socket.listen(1024)).ok();
+            bound.is_some()
+        });
+        let listener = bound.expect("waited for");
         let (stop, stopped) = oneshot::channel();
         let serve = (mode == Mode::Open).then(|| Arc::clone(&self.serve));
         let ended = runtime.spawn(accept(listener, serve, stopped));
