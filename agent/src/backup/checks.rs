@@ -82,17 +82,18 @@ pub fn examine(context: &Context) -> Vec<Finding> {
     look(&mut findings, "state directory", "set [state] dir to a directory that this user may write to", || {
         state(context)
     });
+    let agent = daemon::ask_status(&context.config.state.dir).ok().flatten().and_then(|status| status.stream);
     match connect(context) {
         Ok(session) => {
             look(&mut findings, "server", "connect to the primary that runs on [cluster] pgdata", || {
                 server(context, &session)
             });
             look(&mut findings, "settings", "connect as a superuser or a member of pg_monitor", || {
-                settings(&session, daemon::is_streaming(&context.config.state.dir))
+                settings(&session, agent.as_ref().is_some_and(|stream| stream.streaming))
             });
             look(&mut findings, "stream", "connect as a superuser or a member of pg_monitor", || {
                 let settings = context.config.stream_settings()?;
-                settings.map_or_else(|| Ok(Vec::new()), |settings| stream::examine(&session, &settings))
+                settings.map_or_else(|| Ok(Vec::new()), |settings| stream::examine(context, &session, &settings))
             });
             look(&mut findings, "archiver", "connect as a superuser or a member of pg_monitor", || archiver(&session));
             look(&mut findings, "files outside", "connect as a superuser or a member of pg_monitor", || {
@@ -104,6 +105,9 @@ pub fn examine(context: &Context) -> Vec<Finding> {
             format!("{error:#}"),
             "start PostgreSQL, or set [cluster] conninfo so that this user can connect",
         )),
+    }
+    if let Some(agent) = &agent {
+        look(&mut findings, "agent", "see the message, then run `walkeep verify`", || stream::losses(context, agent));
     }
     look(&mut findings, "backups", "see the message, then run `walkeep verify`", || backups(context));
     look(&mut findings, "WAL archive", "see the message, then run `walkeep verify`", || conflicts(context));

@@ -6,11 +6,16 @@ use walkeep_chunkstore::console::{Bytes, Elapsed, Exit, print, print_json};
 use super::show::BackupView;
 use crate::cli::Cli;
 use crate::context::Context;
+use crate::daemon;
+use crate::schedule::ScheduleStatus;
 
 /// Lists the base backups, oldest first. One that cannot be read is listed with the reason.
 pub fn run(cli: &Cli) -> Result<Exit> {
     let context = Context::open(cli.config.as_deref())?;
     let listed = context.repository.backups(&context.layout)?;
+    // An agent that does not answer is no reason to keep the list back.
+    let status = daemon::ask_status(&context.config.state.dir).ok().flatten();
+    let schedule = status.and_then(|status| status.schedule);
     if cli.json {
         let rows: Vec<serde_json::Value> = listed
             .iter()
@@ -21,11 +26,13 @@ pub fn run(cli: &Cli) -> Result<Exit> {
                 }
             })
             .collect::<Result<_, _>>()?;
-        print_json(&serde_json::json!({ "cluster": context.config.cluster_name(), "backups": rows }));
+        print_json(
+            &serde_json::json!({ "cluster": context.config.cluster_name(), "backups": rows, "schedule": schedule }),
+        );
         return Ok(Exit::Ok);
     }
     if listed.is_empty() {
-        print("no backups yet: run `walkeep backup`\n");
+        print(&format!("no backups yet: run `walkeep backup`\n{}", runs(schedule.as_ref())));
         return Ok(Exit::Ok);
     }
     let heading = ["id", "started (UTC)", "kind", "size", "new", "stored", "timeline", "stop LSN", "took", "status"];
@@ -57,7 +64,18 @@ pub fn run(cli: &Cli) -> Result<Exit> {
         });
     }
     print(&columns(&rows));
+    print(&runs(schedule.as_ref()));
     Ok(Exit::Ok)
+}
+
+/// Next run and earlier ones of the agent's schedule; nothing where no agent keeps one.
+fn runs(schedule: Option<&ScheduleStatus>) -> String {
+    let Some(schedule) = schedule.filter(|schedule| schedule.enabled) else { return String::new() };
+    let mut text = format!("\nschedule: {schedule}\n");
+    for run in &schedule.history {
+        text.push_str(&format!("  {:.0}  {} ({})\n", run.started, run.result, run.reason));
+    }
+    text
 }
 
 /// Rows with every column as wide as its widest cell.

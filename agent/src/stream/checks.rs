@@ -1,20 +1,96 @@
 //! What `walkeep check` looks at before a stream is relied upon.
 
 use anyhow::Result;
+use walkeep_chunkstore::repository::BackupManifest;
 
+use super::attempt::answered;
+use super::{Gap, StreamError, StreamStatus};
 use crate::backup::Finding;
 use crate::config::StreamSettings;
+use crate::context::Context;
 use crate::postgres::Session;
+use crate::postgres::connection::{Connection, Purpose};
 
 /// Looks at what the stream needs of the server.
-pub fn examine(session: &Session, settings: &StreamSettings) -> Result<Vec<Finding>> {
-    let mut findings = Vec::new();
+pub fn examine(context: &Context, session: &Session, settings: &StreamSettings) -> Result<Vec<Finding>> {
+    let mut findings = vec![entrance(context)];
     findings.push(role(session)?);
     findings.push(room(session)?);
     if settings.synchronous {
         findings.extend(synchronous(session, settings)?);
     }
     Ok(findings)
+}
+
+/// Whether the server lets a replication connection in: `pg_hba.conf` has lines of its own for those.
+fn entrance(context: &Context) -> Finding {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let asked = runtime.map_err(|error| StreamError::Connection(error.into())).and_then(|runtime| {
+        let conninfo = super::conninfo(context)?;
+        let answer = runtime.block_on(async {
+            let mut connection = Connection::connect(&conninfo, Purpose::PhysicalReplication)
+                .await
+                .map_err(StreamError::of_connection)?;
+            answered(connection.identify_system()).await
+        });
+        // A name may still be looked up, which nobody can interrupt.
+        runtime.shutdown_background();
+        answer
+    });
+    match asked {
+        Ok(server) => Finding::ok("stream", format!("the server lets WAL be streamed; it is at {}", server.position)),
+        Err(error) => {
+            let remedy = "add a line for database 'replication' and this role to pg_hba.conf, or see the message";
+            Finding::problem("stream", error.to_string(), remedy)
+        }
+    }
+}
+
+/// What the running agent has lost, or lacks.
+pub fn losses(context: &Context, agent: &StreamStatus) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    if let Some(error) = agent.error.as_ref().filter(|_| !agent.streaming) {
+        findings.push(Finding::warning("agent", format!("it does not stream: {error}"), "see the message"));
+    }
+    if let Some(error) = &agent.storing_error {
+        findings.push(Finding::warning("agent", format!("streamed WAL waits: {error}"), "see the message"));
+    }
+    if let Some(error) = &agent.slot.error {
+        let text = format!("slot '{}' is not looked after: {error}", agent.slot.name);
+        findings.push(Finding::warning(
+            "slot",
+            text,
+            "see the message: meanwhile the server may remove WAL, or keep all",
+        ));
+    }
+    let listed = context.repository.backups(&context.layout)?;
+    let backups: Vec<&BackupManifest> = listed.iter().filter_map(|backup| backup.manifest.as_ref().ok()).collect();
+    findings.extend(agent.gaps.iter().map(|gap| of_gap(gap, &backups)));
+    findings.extend(agent.side_branches.iter().map(|branch| {
+        let text = format!(
+            "the server left timeline {} at {}, and the repository has WAL of it up to {}",
+            branch.timeline, branch.left_at, branch.held_up_to
+        );
+        let remedy = "restore with --target-timeline to see what those commits were";
+        Finding::warning("side branch", text, remedy)
+    }));
+    if findings.is_empty() {
+        let (flushed, stored) = (agent.flushed_lsn, agent.stored_lsn);
+        let text = format!("it has WAL up to {flushed} on disk, and up to {stored} in the repository");
+        findings.push(Finding::ok("agent", text));
+    }
+    Ok(findings)
+}
+
+/// A gap is a problem until a base backup behind it makes the present restorable again.
+fn of_gap(gap: &Gap, backups: &[&BackupManifest]) -> Finding {
+    let text = format!("{} to {} on timeline {}: {}", gap.from, gap.to, gap.timeline, gap.reason);
+    if backups.iter().any(|backup| backup.start_lsn >= gap.to) {
+        let remedy = "nothing can be restored to between the gap and the base backup behind it; what is later can";
+        Finding::warning("lost WAL", text, remedy)
+    } else {
+        Finding::problem("lost WAL", text, "run `walkeep backup`: nothing behind the gap can be restored before")
+    }
 }
 
 fn role(session: &Session) -> Result<Finding> {

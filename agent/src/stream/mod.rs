@@ -50,7 +50,7 @@ use status::Shared;
 use store::Store;
 use sweep::Sweep;
 
-pub use checks::examine;
+pub use checks::{examine, losses};
 pub use error::StreamError;
 pub use status::{Gap, SideBranch, SlotStatus, StreamStatus};
 

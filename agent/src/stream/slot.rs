@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use walkeep_proto::identity::SystemIdentifier;
 use walkeep_proto::lsn::Lsn;
 use walkeep_proto::replication::SlotName;
@@ -18,6 +18,8 @@ use crate::postgres::{Session, SqlError};
 
 /// How often the slot is looked at.
 const EVERY: Duration = Duration::from_secs(5);
+/// Class of the advisory lock of whoever looks after a slot, "walk" in ASCII; the lock's other half is the slot's name.
+const LOCK_CLASS: u32 = 0x7761_6C6B;
 /// SQLSTATE of an object that is being used (`ERRCODE_OBJECT_IN_USE`).
 const IN_USE: &str = "55006";
 
@@ -42,7 +44,7 @@ impl SlotKeeper<'_> {
     pub(super) fn run(&self) {
         let (mut session, mut unconnected) = (None, None);
         loop {
-            let looked = self.connected(&mut session).map_err(Failure::Connecting);
+            let looked = self.connected(&mut session);
             let looked = looked.and_then(|session| self.look(session).map_err(Failure::Looking));
             if self.shared.is_stopped() {
                 return;
@@ -73,10 +75,12 @@ impl SlotKeeper<'_> {
         }
     }
 
-    fn connected<'a>(&self, session: &'a mut Option<Session>) -> Result<&'a Session, StreamError> {
+    fn connected<'a>(&self, session: &'a mut Option<Session>) -> Result<&'a Session, Failure> {
         if session.as_ref().is_none_or(Session::is_lost) {
             *session = None;
-            *session = Some(self.connect()?);
+            let new = self.connect().map_err(Failure::Connecting)?;
+            self.claim(&new).map_err(Failure::Looking)?;
+            *session = Some(new);
         }
         Ok(session.as_ref().expect("it was opened above"))
     }
@@ -88,6 +92,27 @@ impl SlotKeeper<'_> {
         let found = asked.and_then(|text| Ok(text.parse()?)).map_err(StreamError::of_connection)?;
         let expected = self.system_identifier;
         if found == expected { Ok(session) } else { Err(StreamError::WrongCluster { expected, found }) }
+    }
+
+    /// Keeps a second agent away from the slot as long as the session lives: two repositories with one slot would each lose
+    /// what the other has stored already.
+    fn claim(&self, session: &Session) -> Result<()> {
+        let key = format!("{LOCK_CLASS}, hashtext('{}')", self.name);
+        if session.value(&format!("SELECT pg_try_advisory_lock({key})"))? == "t" {
+            return Ok(());
+        }
+        let holders = session.rows(&format!(
+            "SELECT pid, coalesce(host(client_addr), 'this host') FROM pg_locks JOIN pg_stat_activity USING (pid) \
+             WHERE locktype = 'advisory' AND granted AND classid = {LOCK_CLASS} \
+             AND objid = (hashtext('{}')::bigint & 4294967295)::oid",
+            self.name
+        ))?;
+        let shown = |row: &Vec<Option<String>>| match row.as_slice() {
+            [Some(process), Some(host)] => format!(", as server process {process}, from {host}"),
+            _ => String::new(),
+        };
+        let holder = holders.first().map(shown).unwrap_or_default();
+        bail!("another agent looks after it{holder}; give each agent a [stream] slot of its own, or end one")
     }
 
     fn look(&self, session: &Session) -> Result<()> {

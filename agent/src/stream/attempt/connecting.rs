@@ -51,7 +51,7 @@ impl Attempts<'_> {
 }
 
 /// The answer to a command, which must come in time.
-pub(super) async fn answered<T>(answer: impl Future<Output = Result<T>>) -> Result<T, StreamError> {
+pub(in crate::stream) async fn answered<T>(answer: impl Future<Output = Result<T>>) -> Result<T, StreamError> {
     in_time(answer).await?.map_err(StreamError::of_connection)
 }
 

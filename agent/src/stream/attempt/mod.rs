@@ -26,6 +26,7 @@ use super::store::Store;
 use crate::config::StreamSettings;
 use crate::context::Context;
 use crate::postgres::connection::{ReplicationReader, ReplicationStart, ReplicationWriter, server_error};
+pub(super) use connecting::answered;
 use connecting::in_time;
 
 /// How long the slot is waited for, and how often it is looked for.

@@ -252,3 +252,26 @@ fn two_agents_do_not_meet(major: MajorVersion) {
     assert!(agent.stop().success());
 }
 scenario!([V16], two_agents_do_not_meet);
+
+/// Two agents with repositories of their own would advance one slot past what the other needs: the second one keeps away.
+fn a_slot_has_one_agent(major: MajorVersion) {
+    let cluster = cluster(major);
+    let (one, two) = (walkeep(&cluster), walkeep(&cluster));
+    let first = streaming(&one);
+    wait_until("a slot", ARRIVES, || status(&one)["slot"]["restart_lsn"].is_string());
+    let second = streaming(&two);
+    let error = || status(&two)["slot"]["error"].as_str().unwrap_or_default().to_owned();
+    wait_until("the second agent to keep away", ARRIVES, || {
+        error().contains("another agent looks after it, as server")
+    });
+    pgbench_init(&cluster, 1);
+    wait_stored(&two, now(&cluster));
+    assert!(status(&one)["slot"]["error"].is_null());
+    let found = two.run(&["check"]).stdout;
+    assert!(found.contains("slot 'walkeep' is not looked after"), "{found}");
+    // It takes over as soon as the first is gone.
+    assert!(first.stop().success());
+    wait_until("the second agent to look after it", ARRIVES, || status(&two)["slot"]["error"].is_null());
+    assert!(second.stop().success());
+}
+scenario!([V13, V18], a_slot_has_one_agent);
