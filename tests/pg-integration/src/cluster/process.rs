@@ -119,7 +119,8 @@ impl Cluster {
     /// Promotes a standby.
     #[track_caller]
     pub fn promote(&self) {
-        self.sql("select pg_promote(true, 60)");
+        // A query that waits for the promotion can itself be what replay waits for.
+        self.sql("select pg_promote(false)");
         self.wait_writable();
     }
 

@@ -5,6 +5,7 @@
 
 mod disk;
 mod pooler;
+mod power;
 mod relay;
 mod repository;
 
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 pub use disk::{SmallDisk, with_failing_call, with_file_size_limit};
 pub use pooler::Pooler;
+pub use power::PoweredDisk;
 use rand::RngExt;
 use rand::rngs::StdRng;
 pub use relay::{Meddling, Relay};

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, copy_bidirectional, sink};
@@ -23,6 +24,8 @@ const AUTHENTICATION_SASL: u32 = 10;
 pub enum Meddling {
     /// Passes everything on.
     Nothing,
+    /// Passes on until the client says this; that waits until the meddling is another one.
+    Holds(&'static str),
     /// Listens and never says a word.
     Silent,
     /// Answers whatever is said with these bytes, and hangs up.
@@ -52,6 +55,7 @@ struct State {
     server: u16,
     meddling: Mutex<Meddling>,
     connections: AtomicUsize,
+    held: Mutex<Vec<String>>,
 }
 
 impl Relay {
@@ -70,8 +74,8 @@ impl Relay {
             Ok(listener) => listener,
             Err(e) => panic!("unable to listen at port {port}: {e}"),
         };
-        let (meddling, connections) = (Mutex::new(Meddling::Nothing), AtomicUsize::new(0));
-        let state = Arc::new(State { server: cluster.port(), meddling, connections });
+        let (meddling, connections, held) = (Mutex::new(Meddling::Nothing), AtomicUsize::new(0), Mutex::default());
+        let state = Arc::new(State { server: cluster.port(), meddling, connections, held });
         runtime.spawn(accept(listener, Arc::clone(&state)));
         Self { port, state, _runtime: runtime }
     }
@@ -86,6 +90,11 @@ impl Relay {
         *self.state.meddling.lock() = meddling;
     }
 
+    /// What clients said that was held back so far.
+    pub fn held(&self) -> Vec<String> {
+        self.state.held.lock().clone()
+    }
+
     /// How many connections were opened so far.
     pub fn connections(&self) -> usize {
         self.state.connections.load(Ordering::SeqCst)
@@ -95,18 +104,20 @@ impl Relay {
 async fn accept(listener: TcpListener, state: Arc<State>) {
     while let Ok((client, _)) = listener.accept().await {
         state.connections.fetch_add(1, Ordering::SeqCst);
-        let (meddling, server) = (state.meddling.lock().clone(), state.server);
+        let (meddling, state) = (state.meddling.lock().clone(), Arc::clone(&state));
         // A client or a server that goes away ends the conversation.
-        tokio::spawn(async move { drop(serve(client, server, meddling).await) });
+        tokio::spawn(async move { drop(serve(client, &state, meddling).await) });
     }
 }
 
-async fn serve(mut client: TcpStream, server: u16, meddling: Meddling) -> io::Result<()> {
+async fn serve(mut client: TcpStream, state: &State, meddling: Meddling) -> io::Result<()> {
+    let server = state.server;
     match meddling {
         Meddling::Nothing => {
             let mut server = TcpStream::connect(("127.0.0.1", server)).await?;
             copy_bidirectional(&mut client, &mut server).await?;
         }
+        Meddling::Holds(words) => hold(client, state, words).await?,
         Meddling::Silent => _ = copy(&mut client, &mut sink()).await?,
         Meddling::Says(bytes) => {
             client.read_u8().await?;
@@ -136,6 +147,34 @@ async fn serve(mut client: TcpStream, server: u16, meddling: Meddling) -> io::Re
         }
     }
     Ok(())
+}
+
+/// Passes on, but not what the client says with `words` in it, as long as that is to be held.
+async fn hold(mut client: TcpStream, state: &State, words: &str) -> io::Result<()> {
+    let mut server = TcpStream::connect(("127.0.0.1", state.server)).await?;
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) = (client.split(), server.split());
+    let onward = async {
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let length = from_client.read(&mut buffer).await?;
+            if length == 0 {
+                return to_server.shutdown().await;
+            }
+            let said = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if said.contains(words) {
+                state.held.lock().push(said);
+                while matches!(*state.meddling.lock(), Meddling::Holds(_)) {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+            to_server.write_all(&buffer[..length]).await?;
+        }
+    };
+    let back = async {
+        copy(&mut from_server, &mut to_client).await?;
+        to_client.shutdown().await
+    };
+    tokio::try_join!(onward, back).map(drop)
 }
 
 /// A connection to the server behind its agreement to TLS.

@@ -34,14 +34,13 @@ impl Agent {
         Self { child: Some(child), log }
     }
 
-    /// Waits until `walkeep status` gets an answer of an agent; it has one of its own where there is none.
+    /// Waits until `walkeep status` gets its answer from an agent; without one it compares by itself, and succeeds too.
     #[track_caller]
     pub fn wait_ready(&mut self, walkeep: &Walkeep) {
         wait_until("the agent to answer `walkeep status`", SOON, || {
             assert!(self.is_running(), "the agent ended:\n{}", self.log());
-            // Without an agent `status` answers, too: from what it sees itself.
-            let status = walkeep.run(&["status", "--json"]);
-            status.succeeded() && !status.json()["agent"].is_null()
+            let answer = walkeep.run(&["status", "--json"]);
+            answer.succeeded() && answer.json()["agent"].is_object()
         });
     }
 

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use walkeep_pg_integration::faults::{
-    Frozen, ObjectKind, ReadOnly, SmallDisk, flip_any_bit, kill_at_random, objects, truncate, with_file_size_limit,
+    Frozen, ObjectKind, PoweredDisk, ReadOnly, SmallDisk, flip_any_bit, kill_at_random, objects, truncate,
+    with_file_size_limit,
 };
 use walkeep_pg_integration::user::{TestUser, create_directory, write_file};
 use walkeep_pg_integration::{Output, Scratch, Seed, wait_until};
@@ -117,4 +118,23 @@ fn a_frozen_process_goes_on_afterwards() {
     assert!(child.try_wait().unwrap().is_none());
     drop(frozen);
     assert_eq!(child.wait().unwrap().code(), Some(3));
+}
+
+/// What was synced is there afterwards, and nothing else is: not a file, not a name, not bytes within a file.
+#[test]
+fn a_power_failure_takes_what_was_not_synced() {
+    let disk = PoweredDisk::mount(64);
+    let here = disk.path().display().to_string();
+    let run = |script: &str| Output::of(&mut shell(&format!("cd {here} && {script}"))).ok();
+    run("printf old > changed && printf kept > kept && cp kept named && sync changed kept named .");
+    run("printf new 1<> changed && printf more >> kept && printf lost > lost && mv named renamed");
+    let read = |name: &str| std::fs::read_to_string(disk.path().join(name)).ok();
+    let now = || ["changed", "kept", "lost", "named", "renamed"].map(read);
+    let texts = |texts: [Option<&str>; 5]| texts.map(|text| text.map(str::to_owned));
+    assert_eq!(now(), texts([Some("new"), Some("keptmore"), Some("lost"), None, Some("kept")]));
+    disk.lose_power();
+    assert_eq!(now(), texts([Some("old"), Some("kept"), None, Some("kept"), None]));
+    run("printf new 1<> changed && sync --data changed && mv named renamed && sync .");
+    disk.lose_power();
+    assert_eq!(now(), texts([Some("new"), Some("kept"), None, None, Some("kept")]));
 }

@@ -192,6 +192,11 @@ fn an_impatient_server_is_answered(major: MajorVersion) {
 }
 scenario!([V13, V18], an_impatient_server_is_answered);
 
+/// How many segments are ended.
+fn switches() -> usize {
+    if std::env::var_os("WALKEEP_FULL").is_some_and(|value| value == "1") { 2000 } else { 200 }
+}
+
 /// Settings that change while WAL comes in are told inside the stream; many small segments keep it busy.
 fn reloads_and_switches_disturb_nothing(major: MajorVersion) {
     let cluster = cluster(major);
@@ -200,7 +205,7 @@ fn reloads_and_switches_disturb_nothing(major: MajorVersion) {
     let agent = streaming(&walkeep);
     let since = status(&walkeep)["since"].clone();
     let session = cluster.session("postgres");
-    for round in 0..200 {
+    for round in 0..switches() {
         session.sql("select pg_create_restore_point('switch'), pg_switch_wal()");
         if round % 20 == 0 {
             cluster.set("timezone", if round % 40 == 0 { "Europe/Berlin" } else { "UTC" });
@@ -213,6 +218,27 @@ fn reloads_and_switches_disturb_nothing(major: MajorVersion) {
     assert_archive_is(&walkeep, &cluster, &last);
 }
 scenario!([V13, V18], reloads_and_switches_disturb_nothing);
+
+/// Segments of the usual size: nearly all scenarios have the smallest, so that they see many.
+fn the_usual_segments(major: MajorVersion) {
+    let cluster = Cluster::options(major).setting("wal_keep_size", "1GB").create();
+    let walkeep = walkeep(&cluster);
+    let agent = streaming(&walkeep);
+    pgbench_init(&cluster, 1);
+    walkeep.backup(&[]);
+    (0..5).for_each(|_| drop(cluster.switch_wal()));
+    pgbench_run(&cluster, 100, Seed::fixed(74));
+    let last = cluster.switch_wal();
+    create_marker(&cluster, "the end");
+    let expected = Digest::of(&cluster);
+    wait_stored(&walkeep, now(&cluster));
+    assert!(agent.stop().success());
+    assert_archive_is(&walkeep, &cluster, &last);
+    drop(cluster);
+    let restored = walkeep.restore().promoted();
+    expected.assert_recovered(&Digest::of(&restored));
+}
+scenario!([V13, V18], the_usual_segments);
 
 /// Segments of a gigabyte: the open one's tail is what counts for a long time.
 fn the_largest_segments(major: MajorVersion) {

@@ -1,11 +1,11 @@
 //! What is committed is in the repository within moments, without an `archive_command`.
 
-use std::time::Duration;
+use std::path::Path;
 
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_run};
-use walkeep_pg_integration::{Digest, MajorVersion, Output, Seed, StopMode, Walkeep, amcheck, create_marker, scenario};
+use walkeep_pg_integration::{Digest, MajorVersion, Output, Seed, Walkeep, amcheck, create_marker, scenario};
 
-use super::{cluster, now, status, streaming, wait_stored, walkeep};
+use super::{cluster, now, streaming, wait_stored, walkeep};
 
 /// The host is lost with its data directory: what was committed is back, the open segment's part too.
 fn a_lost_host_comes_back_with_its_last_commits(major: MajorVersion) {
@@ -58,8 +58,7 @@ pub fn assert_archive_is(walkeep: &Walkeep, cluster: &walkeep_pg_integration::Cl
     let mut names: Vec<String> = names.filter(|name| name.len() == 24 && name.as_str() <= last).collect();
     names.sort();
     for name in names {
-        let mut command = walkeep.restore_command(&["fetch-wal", "--repo"]);
-        let output = Output::of(command.arg(walkeep.repository()).arg(&name).arg(&fetched));
+        let output = fetch(walkeep, &name, &fetched);
         // What was written before the stream began is not its matter.
         if output.code == Some(1) && compared == 0 {
             continue;
@@ -73,21 +72,9 @@ pub fn assert_archive_is(walkeep: &Walkeep, cluster: &walkeep_pg_integration::Cl
     assert!(compared >= 5, "{compared} segments compared");
 }
 
-/// A primary that is shut down does not wait for the agent's timeouts, and the agent is there again when it is back.
-fn a_shutdown_does_not_wait(major: MajorVersion) {
-    let mut cluster = cluster(major);
-    let walkeep = walkeep(&cluster);
-    let mut agent = streaming(&walkeep);
-    pgbench_init(&cluster, 1);
-    for mode in [StopMode::Fast, StopMode::Smart, StopMode::Immediate] {
-        // wal_sender_timeout is 60 s: a walsender that waits for us would hold the shutdown up that long.
-        cluster.stop_within(mode, Duration::from_secs(20));
-        cluster.start();
-        pgbench_run(&cluster, 50, Seed::fixed(23));
-        wait_stored(&walkeep, now(&cluster));
-        assert!(agent.is_running());
-    }
-    assert_eq!(status(&walkeep)["gaps"], serde_json::json!([]));
-    assert!(agent.stop().success());
+/// Asks the archive for a segment, as recovery does.
+#[track_caller]
+pub fn fetch(walkeep: &Walkeep, name: &str, target: &Path) -> Output {
+    let mut command = walkeep.restore_command(&["fetch-wal", "--repo"]);
+    Output::of(command.arg(walkeep.repository()).arg(name).arg(target))
 }
-scenario!(per_major, a_shutdown_does_not_wait);

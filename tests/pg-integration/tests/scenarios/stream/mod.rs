@@ -3,13 +3,20 @@
 mod access;
 mod archiver;
 mod bad_days;
+mod buckets;
 mod damage;
 mod deaths;
 mod durable;
+mod elsewhere;
 mod follows;
+mod jumps;
+mod power_loss;
 mod schedule;
+mod shutdowns;
+mod slots;
 mod synchronous;
 mod timelines;
+mod torn_records;
 
 use std::process::Command;
 use std::time::Duration;

@@ -17,7 +17,7 @@ fn losses() -> usize {
 }
 
 /// Sessions that insert numbers and remember those whose commit was acknowledged.
-struct Writers {
+pub struct Writers {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Vec<u64>>>,
 }
@@ -25,7 +25,7 @@ struct Writers {
 impl Writers {
     const COUNT: u64 = 4;
 
-    fn start(cluster: &Cluster, first: u64) -> Self {
+    pub fn start(cluster: &Cluster, first: u64) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let threads = (0..Self::COUNT).map(|number| {
             let (stop, session) = (Arc::clone(&stop), cluster.session("postgres"));
@@ -45,19 +45,19 @@ impl Writers {
         Self { stop, threads }
     }
 
-    fn acknowledged(self) -> Vec<u64> {
+    pub fn acknowledged(self) -> Vec<u64> {
         self.stop.store(true, Ordering::SeqCst);
         self.threads.into_iter().flat_map(|thread| thread.join().expect("a writer ends")).collect()
     }
 }
 
-fn wait_synchronous(cluster: &Cluster) {
+pub fn wait_synchronous(cluster: &Cluster) {
     wait_until("the agent to be the synchronous standby", ARRIVES, || {
         cluster.query_one::<u64>("select count(*) from pg_stat_replication where sync_state = 'sync'") == 1
     });
 }
 
-fn assert_has(cluster: &Cluster, acknowledged: &[u64]) {
+pub fn assert_has(cluster: &Cluster, acknowledged: &[u64]) {
     let there: Vec<u64> = cluster
         .query("select id from acknowledged")
         .into_iter()
@@ -68,7 +68,7 @@ fn assert_has(cluster: &Cluster, acknowledged: &[u64]) {
     assert!(lost.is_empty(), "{} acknowledged commits are lost: {lost:?}", lost.len());
 }
 
-fn make_synchronous(cluster: &Cluster) {
+pub fn make_synchronous(cluster: &Cluster) {
     cluster.set("synchronous_standby_names", "walkeep");
 }
 
