@@ -229,14 +229,11 @@ fn the_usual_segments(major: MajorVersion) {
     (0..5).for_each(|_| drop(cluster.switch_wal()));
     pgbench_run(&cluster, 100, Seed::fixed(74));
     let last = cluster.switch_wal();
-    create_marker(&cluster, "the end");
-    let expected = Digest::of(&cluster);
-    wait_stored(&walkeep, now(&cluster));
+    let expected = stored_end(&walkeep, &cluster);
     assert!(agent.stop().success());
     assert_archive_is(&walkeep, &cluster, &last);
     drop(cluster);
-    let restored = walkeep.restore().promoted();
-    expected.assert_recovered(&Digest::of(&restored));
+    assert_restored(&walkeep, &expected);
 }
 scenario!([V13, V18], the_usual_segments);
 
