@@ -8,8 +8,8 @@ use walkeep_pg_integration::{Cluster, Digest, MajorVersion, Seed, StopMode, Walk
 
 use super::follows::assert_archive_is;
 use super::{
-    ARRIVES, assert_restored, cluster, now, position, status, stored_end, streaming, streaming_by, wait_stored,
-    wait_streaming, walkeep,
+    ARRIVES, assert_restored, cluster, now, position, sparing, status, stored_end, streaming, streaming_by,
+    wait_gap_healed, wait_stored, wait_streaming, walkeep,
 };
 
 /// Waits until `stream.error` says so, and shows that it is counted and logged once.
@@ -70,19 +70,9 @@ scenario!([V14, V17], a_server_without_room_is_told);
 /// A slot that is dropped comes back; one that the server has invalidated is replaced, the loss told, and a new base backup
 /// taken by itself, from which everything later can be restored.
 fn a_lost_slot_is_replaced_and_a_gap_healed(major: MajorVersion) {
-    let cluster = Cluster::options(major)
-        .wal_segment_mb(1)
-        .setting("max_wal_size", "2MB")
-        .setting("min_wal_size", "2MB")
-        .setting("wal_keep_size", "0")
-        .setting("archive_mode", "off")
-        .create();
-    let walkeep = walkeep(&cluster);
-    walkeep.configure("schedule", "max_age", "30d");
-    let agent = streaming(&walkeep);
+    let (cluster, walkeep, agent) = sparing(major);
     let slots = || cluster.query_one::<u64>("select count(*) from pg_replication_slots where slot_name = 'walkeep'");
     wait_until("the slot", ARRIVES, || slots() == 1);
-    wait_until("the first backup", ARRIVES * 2, || walkeep.backups().len() == 1);
     cluster.sql("select pg_drop_replication_slot('walkeep')");
     wait_until("the slot again", ARRIVES, || slots() == 1);
     pgbench_init(&cluster, 1);
@@ -101,10 +91,7 @@ fn a_lost_slot_is_replaced_and_a_gap_healed(major: MajorVersion) {
     });
     cluster.set("max_slot_wal_keep_size", "-1");
     let agent = walkeep.agent();
-    wait_until("the gap to be told", ARRIVES, || {
-        walkeep.run(&["status", "--json"]).succeeded() && status(&walkeep)["gaps"][0]["from"].is_string()
-    });
-    wait_until("a backup behind the gap", ARRIVES * 2, || walkeep.backups().len() == 2);
+    wait_gap_healed(&walkeep);
     wait_until("a slot that keeps WAL", ARRIVES, || cluster.query_one::<String>(lost) == "f");
     pgbench_run(&cluster, 50, Seed::fixed(71));
     let expected = stored_end(&walkeep, &cluster);

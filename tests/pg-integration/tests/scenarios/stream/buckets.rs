@@ -3,11 +3,11 @@
 use walkeep_pg_integration::s3::{Kind, Proxy, S3Server};
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_run};
 use walkeep_pg_integration::{
-    Cluster, Digest, MajorVersion, Seed, StopMode, Walkeep, amcheck, create_marker, scenario, wait_until,
+    Cluster, Digest, MajorVersion, Seed, StopMode, Walkeep, create_marker, scenario, wait_until,
 };
 
 use super::shutdowns::stop;
-use super::{ARRIVES, now, status, streaming, wait_stored};
+use super::{ARRIVES, assert_restored, now, status, streaming, wait_stored};
 use crate::s3::{BUCKET, URL, cluster, walkeep};
 
 /// Waits until the open segment has a tail in the bucket; that of a segment which was open just now may be superseded.
@@ -28,9 +28,7 @@ fn assert_bucket_has(walkeep: Walkeep, cluster: Cluster, expected: &Digest) {
         std::fs::remove_dir_all(walkeep.repository_dir()).expect("it exists");
     }
     let walkeep = walkeep.repository_at(URL);
-    let restored = walkeep.restore().promoted();
-    expected.assert_recovered(&Digest::of(&restored));
-    amcheck(&restored);
+    assert_restored(&walkeep, expected);
 }
 
 /// Commits, and says what a restore must have. The last of them are in the open segment.

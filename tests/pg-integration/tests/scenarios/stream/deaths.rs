@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use rand::RngExt;
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_load};
-use walkeep_pg_integration::{Digest, MajorVersion, Seed, amcheck, create_marker, scenario};
+use walkeep_pg_integration::{Digest, MajorVersion, Seed, create_marker, scenario};
 
 use super::follows::assert_archive_is;
-use super::{cluster, now, status, streaming, wait_stored, walkeep};
+use super::{assert_restored, cluster, now, status, streaming, wait_stored, walkeep};
 
 /// How many deaths there are.
 fn deaths() -> usize {
@@ -49,8 +49,6 @@ fn the_archive_stays_the_servers(major: MajorVersion) {
     assert_archive_is(&walkeep, &cluster, &last);
     walkeep.verify();
     drop(cluster);
-    let restored = walkeep.restore().promoted();
-    expected.assert_recovered(&Digest::of(&restored));
-    amcheck(&restored);
+    assert_restored(&walkeep, &expected);
 }
 scenario!([V13, V15, V18], the_archive_stays_the_servers);

@@ -9,13 +9,13 @@ use walkeep_pg_integration::user::write_file;
 use walkeep_pg_integration::wait::SOON;
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_run};
 use walkeep_pg_integration::{
-    Cluster, Digest, MajorVersion, Seed, StopMode, Walkeep, amcheck, create_marker, scenario, wait_until,
+    Cluster, Digest, MajorVersion, Seed, StopMode, Walkeep, create_marker, scenario, wait_until,
 };
 use walkeep_proto::lsn::Lsn;
 use walkeep_proto::timeline::{TimelineHistory, TimelineId};
 
 use super::follows::assert_archive_is;
-use super::{ARRIVES, cluster, now, position, status, streaming, wait_stored, walkeep};
+use super::{ARRIVES, assert_restored, cluster, now, position, status, streaming, wait_stored, walkeep};
 
 /// The server dies, and recovers onto a timeline of its own.
 fn begin_a_timeline(cluster: &mut Cluster) {
@@ -54,9 +54,7 @@ fn assert_all_is_there(walkeep: &Walkeep, cluster: Cluster, last: &str, expected
     assert_histories_came_first(walkeep, &["00000002", "00000003", "00000004"]);
     walkeep.verify();
     drop(cluster);
-    let restored = walkeep.restore().promoted();
-    expected.assert_recovered(&Digest::of(&restored));
-    amcheck(&restored);
+    assert_restored(walkeep, expected);
 }
 
 /// The agent stands still while the server goes from timeline 1 to 4: its connection is dead when it wakes up, and what it
@@ -211,8 +209,6 @@ fn a_start_at_the_very_end_of_a_timeline(major: MajorVersion) {
     assert!(agent.stop().success());
     assert_archive_is(&walkeep, &standby, &last);
     drop(standby);
-    let restored = walkeep.restore().promoted();
-    expected.assert_recovered(&Digest::of(&restored));
-    amcheck(&restored);
+    assert_restored(&walkeep, &expected);
 }
 scenario!([V13, V15, V18], a_start_at_the_very_end_of_a_timeline);

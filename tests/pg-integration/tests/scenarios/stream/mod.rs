@@ -42,6 +42,32 @@ pub fn walkeep(cluster: &Cluster) -> Walkeep {
     walkeep
 }
 
+/// A cluster that keeps no more WAL than its slot asks for, with Walkeep, whose agent has taken a first backup.
+#[track_caller]
+pub fn sparing(major: MajorVersion) -> (Cluster, Walkeep, Agent) {
+    let cluster = Cluster::options(major)
+        .wal_segment_mb(1)
+        .setting("max_wal_size", "2MB")
+        .setting("min_wal_size", "2MB")
+        .setting("wal_keep_size", "0")
+        .setting("archive_mode", "off")
+        .create();
+    let walkeep = walkeep(&cluster);
+    walkeep.configure("schedule", "max_age", "30d");
+    let agent = streaming(&walkeep);
+    wait_until("the first backup", ARRIVES * 2, || walkeep.backups().len() == 1);
+    (cluster, walkeep, agent)
+}
+
+/// Waits until the agent tells of a gap, and until it has taken a backup behind it.
+#[track_caller]
+pub fn wait_gap_healed(walkeep: &Walkeep) {
+    wait_until("the gap to be told", ARRIVES, || {
+        walkeep.run(&["status", "--json"]).succeeded() && status(walkeep)["gaps"][0]["from"].is_string()
+    });
+    wait_until("a backup behind the gap", ARRIVES * 2, || walkeep.backups().len() == 2);
+}
+
 /// An agent that streams.
 #[track_caller]
 pub fn streaming(walkeep: &Walkeep) -> Agent {

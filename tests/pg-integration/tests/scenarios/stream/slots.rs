@@ -2,11 +2,9 @@
 
 use walkeep_pg_integration::walkeep::Agent;
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_run};
-use walkeep_pg_integration::{
-    Cluster, Digest, MajorVersion, Seed, Walkeep, amcheck, create_marker, scenario, wait_until,
-};
+use walkeep_pg_integration::{Cluster, MajorVersion, Seed, Walkeep, scenario, wait_until};
 
-use super::{ARRIVES, now, status, streaming, wait_stored, walkeep};
+use super::{ARRIVES, assert_restored, now, sparing, status, stored_end, wait_gap_healed, wait_stored};
 
 const WHY: &str = "select coalesce(invalidation_reason, '') from pg_replication_slots where slot_name = 'walkeep'";
 
@@ -36,17 +34,7 @@ fn times_told(agent: &Agent) -> usize {
 /// While WAL comes in, no WAL is lost with the slot, and nothing but a new slot is needed. When the agent was away and the
 /// server went on without that WAL, there is a gap, and a new base backup heals it.
 fn a_slot_that_timed_out_is_replaced(major: MajorVersion) {
-    let cluster = Cluster::options(major)
-        .wal_segment_mb(1)
-        .setting("max_wal_size", "2MB")
-        .setting("min_wal_size", "2MB")
-        .setting("wal_keep_size", "0")
-        .setting("archive_mode", "off")
-        .create();
-    let walkeep = walkeep(&cluster);
-    walkeep.configure("schedule", "max_age", "30d");
-    let agent = streaming(&walkeep);
-    wait_until("the first backup", ARRIVES * 2, || walkeep.backups().len() == 1);
+    let (cluster, walkeep, agent) = sparing(major);
     pgbench_init(&cluster, 1);
     wait_stored(&walkeep, now(&cluster));
     wait_given_up(&cluster);
@@ -65,21 +53,14 @@ fn a_slot_that_timed_out_is_replaced(major: MajorVersion) {
     (0..8).for_each(|_| drop(cluster.switch_wal()));
     cluster.sql("checkpoint");
     let agent = walkeep.agent();
-    wait_until("the gap to be told", ARRIVES, || {
-        walkeep.run(&["status", "--json"]).succeeded() && status(&walkeep)["gaps"][0]["from"].is_string()
-    });
     eprintln!("{}", status(&walkeep)["gaps"]);
-    wait_until("a backup behind the gap", ARRIVES * 2, || walkeep.backups().len() == 2);
+    wait_gap_healed(&walkeep);
     wait_kept(&cluster, &walkeep);
     pgbench_run(&cluster, 50, Seed::fixed(77));
-    create_marker(&cluster, "the end");
-    let expected = Digest::of(&cluster);
-    wait_stored(&walkeep, now(&cluster));
+    let expected = stored_end(&walkeep, &cluster);
     assert_eq!(status(&walkeep)["gaps"].as_array().map(Vec::len), Some(1), "{}", status(&walkeep));
     assert!(agent.stop().success());
     drop(cluster);
-    let restored = walkeep.restore().promoted();
-    expected.assert_recovered(&Digest::of(&restored));
-    amcheck(&restored);
+    assert_restored(&walkeep, &expected);
 }
 scenario!([V18], a_slot_that_timed_out_is_replaced);

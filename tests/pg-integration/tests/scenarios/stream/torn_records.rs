@@ -3,13 +3,13 @@
 use std::fs;
 
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_run};
-use walkeep_pg_integration::{Cluster, Digest, MajorVersion, Seed, amcheck, create_marker, scenario, wait_until};
+use walkeep_pg_integration::{Cluster, Digest, MajorVersion, Seed, create_marker, scenario, wait_until};
 use walkeep_proto::lsn::Lsn;
 use walkeep_proto::segment::{WalSegment, WalSegmentSize};
 use walkeep_proto::wal::page::WalPageHeader;
 
 use super::follows::assert_archive_is;
-use super::{ARRIVES, now, position, status, streaming, wait_stored, walkeep};
+use super::{ARRIVES, assert_restored, now, position, status, streaming, wait_stored, walkeep};
 
 const SEGMENT: u32 = 1 << 20;
 const PAGE: usize = 8192;
@@ -90,8 +90,6 @@ fn the_archive_has_what_the_server_gave_up(major: MajorVersion) {
     assert_archive_is(&walkeep, &cluster, &last);
     walkeep.verify();
     drop(cluster);
-    let restored = walkeep.restore().promoted();
-    expected.assert_recovered(&Digest::of(&restored));
-    amcheck(&restored);
+    assert_restored(&walkeep, &expected);
 }
 scenario!([V13, V14, V16, V18], the_archive_has_what_the_server_gave_up);
