@@ -69,6 +69,11 @@ pub use walkeep::Walkeep;
 pub use walkeep_proto::version::MajorVersion;
 pub use workload::{Marker, Workload, create_marker};
 
+/// Whether this is the long run, `scripts/test --full`.
+pub fn is_full_run() -> bool {
+    std::env::var_os("WALKEEP_FULL").is_some_and(|value| value == "1")
+}
+
 /// Turns a scenario, a `fn name(major: MajorVersion)` in the same module, into tests `name::v13` … `name::v18`.
 ///
 /// `scenario!(per_major, name)` makes one for each supported major; `scenario!([V13, V18], name)` for the majors

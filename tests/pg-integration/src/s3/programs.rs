@@ -12,11 +12,6 @@ pub(super) fn garage() -> PathBuf {
     require("garage/bin/garage", "Garage", "run scripts/s3-servers --full")
 }
 
-/// Whether this is the long run, `scripts/test --full`.
-pub(super) fn full_run() -> bool {
-    std::env::var_os("WALKEEP_FULL").is_some_and(|value| value == "1")
-}
-
 fn require(program: &str, what: &str, hint: &str) -> PathBuf {
     let path = root().join(program);
     assert!(

@@ -27,7 +27,7 @@ impl Kind {
     /// Every server that this run tests against: Garage takes part with `WALKEEP_FULL=1`, and must be there then.
     pub fn all() -> Vec<Self> {
         let mut kinds = vec![Self::Rclone, Self::S3s];
-        if programs::full_run() {
+        if crate::is_full_run() {
             kinds.push(Self::Garage);
         }
         kinds

@@ -18,12 +18,12 @@ use walkeep_pg_integration::faults::{ObjectKind, kill_at_random, objects};
 use walkeep_pg_integration::wait::{SOON, try_poll};
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_load, pgbench_trickle};
 use walkeep_pg_integration::{
-    Cluster, Digest, MajorVersion, Output, Seed, Walkeep, amcheck, create_marker, scenario, wait_until,
+    Cluster, Digest, MajorVersion, Output, Seed, Walkeep, amcheck, create_marker, is_full_run, scenario, wait_until,
 };
 
 /// How many of each command die; the long campaign is for `WALKEEP_FULL=1`.
 fn deaths() -> usize {
-    if std::env::var_os("WALKEEP_FULL").is_some_and(|value| value == "1") { 1000 } else { 100 }
+    if is_full_run() { 1000 } else { 100 }
 }
 
 /// PostgreSQL's archiver, except that its commands are killed while `killing` is set.

@@ -12,7 +12,7 @@ use walkeep_pg_integration::faults::{ObjectKind, SmallDisk, flip_any_bit, flip_b
 use walkeep_pg_integration::user::{TestUser, create_directory, write_file};
 use walkeep_pg_integration::walkeep::Restore;
 use walkeep_pg_integration::{
-    Cluster, Digest, MajorVersion, Output, Scratch, Seed, Walkeep, Workload, create_marker, scenario,
+    Cluster, Digest, MajorVersion, Output, Scratch, Seed, Walkeep, Workload, create_marker, is_full_run, scenario,
 };
 
 /// A cluster with two backups and three archived segments behind each.
@@ -188,7 +188,7 @@ fn hashes(root: &Path) -> BTreeMap<PathBuf, String> {
 
 /// Whatever bit turns, wherever an object ends: readers answer or say what is wrong, and what they restore is right.
 fn any_damage_is_survived_by_readers(major: MajorVersion) {
-    let rounds = if std::env::var_os("WALKEEP_FULL").is_some_and(|value| value == "1") { 700 } else { 28 };
+    let rounds = if is_full_run() { 700 } else { 28 };
     let mut rng = Seed::take().rng();
     let (_cluster, walkeep, _) = kept(major);
     let root = walkeep.repository_dir().to_owned();

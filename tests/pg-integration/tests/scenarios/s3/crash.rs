@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use walkeep_pg_integration::faults::kill_at_random;
 use walkeep_pg_integration::s3::{Kind, Proxy, S3Server};
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_run};
-use walkeep_pg_integration::{Digest, MajorVersion, Seed, amcheck, create_marker, scenario};
+use walkeep_pg_integration::{Digest, MajorVersion, Seed, amcheck, create_marker, is_full_run, scenario};
 
 use super::{BUCKET, URL, cluster, walkeep};
 
 /// How many of each command die.
 fn deaths() -> usize {
-    if std::env::var_os("WALKEEP_FULL").is_some_and(|value| value == "1") { 500 } else { 50 }
+    if is_full_run() { 500 } else { 50 }
 }
 
 /// Fifty backups and fifty pushes are killed on their way; nothing acknowledged is lost, the next needs no repair.

@@ -2,14 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use walkeep_pg_integration::faults::{ObjectKind, objects};
 use walkeep_pg_integration::s3::{Kind, S3Server};
 use walkeep_pg_integration::wait::SOON;
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_run};
 use walkeep_pg_integration::{
-    Cluster, Digest, MajorVersion, Seed, Walkeep, amcheck, create_marker, scenario, wait_until,
+    Cluster, Digest, MajorVersion, Seed, Walkeep, amcheck, create_marker, is_full_run, scenario, wait_until,
 };
 
 use super::{BUCKET, URL, cluster, walkeep};
@@ -98,6 +98,50 @@ fn an_outage_is_made_up_for_without_an_operator(major: MajorVersion) {
     assert_restored_from(walkeep, URL, &expected);
 }
 scenario!([V13, V18], an_outage_is_made_up_for_without_an_operator);
+
+/// How long the bucket is away.
+fn outage() -> Duration {
+    Duration::from_secs(if is_full_run() { 3600 } else { 20 })
+}
+
+/// The load and the stream go on all through a long outage: nothing fails here, and everything is there afterwards.
+fn a_long_outage_costs_nothing_but_time(major: MajorVersion) {
+    let mut server = S3Server::start(Kind::Rclone);
+    server.create_bucket(BUCKET);
+    let cluster = cluster(&server, major);
+    let walkeep = walkeep(&cluster, &server, &server.url());
+    walkeep.init(&["--mirror", URL, "--s3-endpoint", &server.url()]).ok();
+    walkeep.archive_from(&cluster);
+    pgbench_init(&cluster, 1);
+    let mut agent = walkeep.agent();
+    agent.wait_ready(&walkeep);
+    walkeep.backup(&[]);
+    wait_mirrored(&walkeep);
+    server.stop();
+    let begun = Instant::now();
+    let mut rounds = 0;
+    while begun.elapsed() < outage() {
+        pgbench_run(&cluster, 50, Seed::fixed(60 + rounds));
+        cluster.archive_everything();
+        rounds += 1;
+        // The rhythm of the load: nobody waits for anything here.
+        std::thread::sleep(outage() / 60);
+    }
+    eprintln!("{rounds} rounds in {} s: {}", begun.elapsed().as_secs(), lag(&walkeep));
+    let failed: u64 = cluster.query_one("select failed_count from pg_stat_archiver");
+    assert_eq!(failed, 0, "archiving failed meanwhile");
+    assert!(agent.is_running() && lag(&walkeep)["objects"].as_u64() >= Some(rounds));
+    server.resume();
+    create_marker(&cluster, "the end");
+    let expected = Digest::of(&cluster);
+    cluster.archive_everything();
+    wait_mirrored(&walkeep);
+    assert!(agent.stop().success());
+    drop(cluster);
+    std::fs::remove_dir_all(walkeep.repository_dir()).expect("the local repository is there");
+    assert_restored_from(walkeep, URL, &expected);
+}
+scenario!([V17], a_long_outage_costs_nothing_but_time);
 
 fn at_mirror_durability_success_means_the_bucket(major: MajorVersion) {
     let mut server = S3Server::start(Kind::S3s);

@@ -4,7 +4,9 @@
 use walkeep_pg_integration::faults::{SmallDisk, with_failing_call};
 use walkeep_pg_integration::walkeep::Agent;
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_run};
-use walkeep_pg_integration::{Cluster, Digest, MajorVersion, Seed, StopMode, Walkeep, scenario, wait_until};
+use walkeep_pg_integration::{
+    Cluster, Digest, MajorVersion, Seed, StopMode, Walkeep, is_full_run, scenario, wait_until,
+};
 
 use super::follows::assert_archive_is;
 use super::{
@@ -181,7 +183,7 @@ scenario!([V13, V18], an_impatient_server_is_answered);
 
 /// How many segments are ended.
 fn switches() -> usize {
-    if std::env::var_os("WALKEEP_FULL").is_some_and(|value| value == "1") { 2000 } else { 200 }
+    if is_full_run() { 2000 } else { 200 }
 }
 
 /// Settings that change while WAL comes in are told inside the stream; many small segments keep it busy.

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use rand::RngExt;
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_load};
-use walkeep_pg_integration::{Digest, MajorVersion, Seed, create_marker, scenario};
+use walkeep_pg_integration::{Digest, MajorVersion, Seed, create_marker, is_full_run, scenario};
 
 use super::follows::assert_archive_is;
 use super::{assert_restored, cluster, now, status, streaming, wait_stored, walkeep};
 
 /// How many deaths there are.
 fn deaths() -> usize {
-    if std::env::var_os("WALKEEP_FULL").is_some_and(|value| value == "1") { 200 } else { 24 }
+    if is_full_run() { 200 } else { 24 }
 }
 
 /// The archive is, byte for byte, what the server wrote, whoever died when.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use walkeep_pg_integration::faults::PoweredDisk;
-use walkeep_pg_integration::{Cluster, MajorVersion, Seed, Walkeep, scenario};
+use walkeep_pg_integration::{Cluster, MajorVersion, Seed, Walkeep, is_full_run, scenario};
 use walkeep_proto::lsn::Lsn;
 use walkeep_proto::segment::{WalSegment, WalSegmentSize};
 use walkeep_proto::timeline::TimelineId;
@@ -18,7 +18,7 @@ use super::{cluster, now, status, streaming};
 
 /// How often the power fails.
 fn failures() -> usize {
-    if std::env::var_os("WALKEEP_FULL").is_some_and(|value| value == "1") { 50 } else { 6 }
+    if is_full_run() { 50 } else { 6 }
 }
 
 /// Asks the server again and again what the agent has told it to be durable.

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use rand::RngExt;
 use walkeep_pg_integration::wait::SOON;
-use walkeep_pg_integration::{Cluster, MajorVersion, Seed, Walkeep, scenario, wait_until};
+use walkeep_pg_integration::{Cluster, MajorVersion, Seed, Walkeep, is_full_run, scenario, wait_until};
 
 use super::{ARRIVES, cluster, streaming, walkeep};
 
 /// How often the primary is lost with its directory.
 fn losses() -> usize {
-    if std::env::var_os("WALKEEP_FULL").is_some_and(|value| value == "1") { 50 } else { 8 }
+    if is_full_run() { 50 } else { 8 }
 }
 
 /// Sessions that insert numbers and remember those whose commit was acknowledged.
