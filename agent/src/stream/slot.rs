@@ -43,6 +43,7 @@ impl SlotKeeper<'_> {
     /// Works until the stream is stopped.
     pub(super) fn run(&self) {
         let (mut session, mut unconnected) = (None, None);
+        self.shared.update(|status| status.slot.name = self.name.to_string());
         loop {
             let looked = self.connected(&mut session);
             let looked = looked.and_then(|session| self.look(session).map_err(Failure::Looking));
