@@ -5,6 +5,7 @@ use std::str::FromStr;
 use walkeep_proto::lsn::Lsn;
 
 use crate::cluster::Cluster;
+use crate::wait::{SOON, wait_until};
 
 /// A moment between two transactions: everything committed before it is in, everything after it is out.
 ///
@@ -37,7 +38,11 @@ pub fn create_marker(cluster: &Cluster, name: &str) -> Marker {
     let lsn: String = session.query_one("select pg_current_wal_insert_lsn()");
     let time =
         session.query_one("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
-    session.sql(&format!("select pg_create_restore_point('{quoted}')"));
+    let restore_point: String = session.query_one(&format!("select pg_create_restore_point('{quoted}')"));
+    // It commits nothing, so that it is the WAL writer who flushes it, later: a server that is killed would not have it.
+    wait_until("the restore point to be flushed", SOON, || {
+        session.query_one(&format!("select (pg_current_wal_flush_lsn() >= '{restore_point}')::text"))
+    });
     let timeline =
         session.query_one("select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int");
     let lsn = Lsn::from_str(&lsn).expect("PostgreSQL prints LSNs that parse");
