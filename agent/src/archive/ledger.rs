@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use walkeep_chunkstore::id::ChunkId;
 use walkeep_proto::segment::SegmentFileName;
 
-/// Most segments that are remembered: the newest.
+/// Most segments that are remembered: those that were stored last.
 const REMEMBERED: usize = 256;
 /// Most segments of the stream that wait for being compared; what comes then is compared when it is asked for.
 const WAITING: usize = 256;
@@ -48,11 +48,28 @@ pub struct Stored {
 #[derive(Debug, Default)]
 struct State {
     stored: BTreeMap<SegmentFileName, Stored>,
+    /// Those in `stored`, in the order of storing: not that of names, for a backlog that is stored behind what the stream
+    /// has stored would be forgotten at once.
+    order: VecDeque<SegmentFileName>,
     /// With the server's file that is being stored, if it is one.
     under_way: BTreeMap<SegmentFileName, Option<FileMark>>,
     /// Segments that the stream has stored, for whoever compares them with the server's files.
     streamed: VecDeque<SegmentFileName>,
     stopped: bool,
+}
+
+impl State {
+    /// Who claims a segment finds it when it is stored, so that none is stored that is remembered.
+    fn remember(&mut self, segment: SegmentFileName, stored: Stored) {
+        if self.stored.insert(segment, stored).is_none() {
+            self.order.push_back(segment);
+        }
+        if self.order.len() > REMEMBERED
+            && let Some(first) = self.order.pop_front()
+        {
+            self.stored.remove(&first);
+        }
+    }
 }
 
 /// Shared by the stream and by `archive-push` through the agent: each segment is stored once, by whoever comes first, and
@@ -87,10 +104,7 @@ impl Claim<'_> {
     pub(super) fn stored(self, content: ChunkId) {
         let mut state = self.ledger.state.lock();
         let compared = state.under_way.get(&self.segment).copied().flatten();
-        state.stored.insert(self.segment, Stored { content, compared });
-        if state.stored.len() > REMEMBERED {
-            state.stored.pop_first();
-        }
+        state.remember(self.segment, Stored { content, compared });
     }
 }
 
@@ -271,6 +285,17 @@ mod tests {
             mine(&ledger, number).stored(content(b"a"));
         }
         assert!(!ledger.needs_content(segment(0), None) && ledger.needs_content(segment(1), None));
+    }
+
+    #[test]
+    fn a_backlog_is_remembered_behind_newer_segments() {
+        let ledger = SegmentLedger::default();
+        let newer = u32::try_from(REMEMBERED).unwrap();
+        for number in (newer..2 * newer).chain(0..2) {
+            mine(&ledger, number).stored(content(b"a"));
+        }
+        assert!(ledger.needs_content(segment(0), None) && ledger.needs_content(segment(1), None));
+        assert!(!ledger.needs_content(segment(newer), None) && !ledger.needs_content(segment(newer + 1), None));
     }
 
     #[test]
