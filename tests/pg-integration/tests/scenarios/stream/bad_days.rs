@@ -98,6 +98,10 @@ fn a_lost_slot_is_replaced_and_a_gap_healed(major: MajorVersion) {
     pgbench_run(&cluster, 50, Seed::fixed(71));
     let expected = stored_end(&walkeep, &cluster);
     let told = status(&walkeep)["gaps"].clone();
+    let report = walkeep.json(&["check"]);
+    let findings = report["findings"].as_array().expect("a list");
+    // Healed, and still to be known by whoever restores.
+    assert!(findings.iter().any(|f| f["subject"] == "lost WAL" && f["severity"] == "warning"), "{report}");
     assert!(agent.stop().success());
     // Behind the new backup nobody would find it again.
     let agent = streaming(&walkeep);

@@ -34,7 +34,16 @@ fn backups_are_taken_when_they_are_due(major: MajorVersion) {
 
     pgbench_init(&primary, 2);
     wait_backups(&walkeep, 2);
-    wait_until("a run for WAL", TAKEN, || schedule(&walkeep)["last"]["reason"]["kind"] == "max_wal");
+    wait_until("a run for WAL", TAKEN, || {
+        let last = &schedule(&walkeep)["last"];
+        last["reason"]["kind"] == "max_wal" && last["result"]["state"] == "ok"
+    });
+    let listed = walkeep.json(&["list"])["schedule"].take();
+    assert_eq!(listed["history"], schedule(&walkeep)["history"]);
+    let list = walkeep.run(&["list"]).ok();
+    list.assert_says("ok: ");
+    list.assert_says("(there is no base backup yet)");
+    list.assert_says("(max_wal: reached since the newest base backup");
 
     let standby = primary.standby();
     pgbench_run(&primary, 20, Seed::fixed(61));

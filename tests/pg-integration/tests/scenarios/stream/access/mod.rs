@@ -10,7 +10,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::str::FromStr;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use walkeep_pg_integration::cluster::free_port;
@@ -137,12 +138,17 @@ impl Watched {
 
     /// The same as a monitoring system is told.
     fn counter(&self, kind: &str) -> u64 {
+        self.metric(&format!("walkeep_stream_errors_total{{kind=\"{kind}\"}}"))
+    }
+
+    /// What a monitoring system is told.
+    #[track_caller]
+    fn metric<T: FromStr>(&self, name: &str) -> T {
         let mut stream = TcpStream::connect(("127.0.0.1", self.metrics)).expect("the agent listens");
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n").expect("it reads");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("it answers");
-        let name = format!("walkeep_stream_errors_total{{kind=\"{kind}\"}} ");
-        let value = answer.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok());
+        let value = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
         value.unwrap_or_else(|| panic!("no {name} in\n{answer}"))
     }
 
@@ -159,11 +165,23 @@ impl Watched {
         assert_eq!(self.status()["error"], Value::Null);
         cluster.sql("select pg_create_restore_point('here')");
         wait_stored(&self.walkeep, now(cluster));
+        self.assert_times();
         let encrypted = if channel == Tls { "t" } else { "f" };
         let query = "select ssl from pg_stat_replication join pg_stat_ssl using (pid) where usename = 'keeper'";
         wait_until(&format!("a stream that is {channel:?}"), ARRIVES, || {
             cluster.query(query) == [[Some(encrypted.to_owned())]]
         });
+    }
+
+    /// When WAL came in is told, and it was while this agent ran.
+    #[track_caller]
+    fn assert_times(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is right").as_secs_f64();
+        let begun = now - self.begun.elapsed().as_secs_f64();
+        for position in ["received", "flushed", "stored"] {
+            let time: f64 = self.metric(&format!("walkeep_stream_{position}_time_seconds"));
+            assert!((begun..=now).contains(&time), "{position} at {time}, between {begun} and {now}");
+        }
     }
 
     /// The same, whenever the server has ended the stream.

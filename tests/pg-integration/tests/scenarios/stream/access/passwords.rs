@@ -4,6 +4,7 @@ use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use serde_json::Value;
 use walkeep_pg_integration::tls::Subject;
 use walkeep_pg_integration::user::write_file;
 use walkeep_pg_integration::{MajorVersion, scenario, wait_until};
@@ -107,7 +108,14 @@ fn refusals_are_told_and_mended(major: MajorVersion) {
     // `all` does not match a walsender.
     cluster.let_in(&["host all keeper 127.0.0.1/32 scram-sha-256"]);
     let agent = site.agent(&site.to("password=sesame sslmode=require"));
-    agent.told_until("refused", "no pg_hba.conf entry for replication connection", cluster, Tls, all);
+    let says = "no pg_hba.conf entry for replication connection";
+    let report = site.walkeep.run(&["check", "--json"]);
+    assert!(!report.succeeded(), "{report}");
+    let findings = report.json()["findings"].as_array().expect("a list").clone();
+    let is_entrance = |f: &Value| f["subject"] == "stream" && f["severity"] == "problem";
+    let told = |f: &Value| f["text"].as_str().is_some_and(|text| text.contains(says));
+    assert!(findings.iter().any(|f| is_entrance(f) && told(f)), "{report}");
+    agent.told_until("refused", says, cluster, Tls, all);
 }
 scenario!([V13, V16, V18], refusals_are_told_and_mended);
 
