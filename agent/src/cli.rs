@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::backup::Source;
 
 /// Backup and point-in-time recovery for PostgreSQL.
 #[derive(Clone, Debug, Parser)]
@@ -65,9 +67,9 @@ pub enum Command {
 /// `walkeep init`.
 #[derive(Clone, Debug, Args)]
 pub struct InitArgs {
-    /// The cluster's data directory.
-    #[arg(long, value_name = "DIR")]
-    pub pgdata: PathBuf,
+    /// The cluster's data directory; without it, --conninfo says where the server is, and base backups come over the wire.
+    #[arg(long, value_name = "DIR", required_unless_present = "conninfo")]
+    pub pgdata: Option<PathBuf>,
     /// Where backups and WAL go: a directory, or s3://BUCKET/PREFIX.
     #[arg(long, value_name = "URL")]
     pub repo: String,
@@ -111,12 +113,28 @@ pub struct S3Args {
     pub ca_file: Option<PathBuf>,
 }
 
+/// How a backup begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CheckpointArg {
+    /// At once.
+    Fast,
+    /// Spread over time like any other.
+    Spread,
+}
+
 /// `walkeep backup`.
 #[derive(Clone, Debug, Args)]
 pub struct BackupArgs {
     /// Compare with no earlier backup. What the repository holds is still not stored twice.
     #[arg(long)]
     pub full_read: bool,
+    /// Where the bytes come from: the files on this host, or the server, which sends them [default: the files where
+    /// [cluster] pgdata is set].
+    #[arg(long, value_name = "SOURCE", value_enum)]
+    pub source: Option<Source>,
+    /// How the server begins: with a checkpoint at once, or with one spread over time.
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = CheckpointArg::Fast)]
+    pub checkpoint: CheckpointArg,
     /// A note to keep with the backup; may be given several times.
     #[arg(long, value_name = "KEY=VALUE", value_parser = note)]
     pub note: Vec<(String, String)>,

@@ -37,6 +37,12 @@ impl Rates {
         }
     }
 
+    /// Bytes per second that may be read from the data directory; none: as fast as can be.
+    pub fn read_limit(&self) -> Option<u64> {
+        let limit = self.data_directory.speed_limit();
+        limit.is_finite().then_some(limit as u64)
+    }
+
     /// Counts bytes read from the data directory, and waits if they came too fast.
     pub fn read(&self, bytes: usize) {
         if self.data_directory.speed_limit().is_finite() {

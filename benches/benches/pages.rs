@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use walkeep_benches::{BLOCK, PAGE, REGION, Store, heap_pages};
-use walkeep_chunkstore::ingest::{FileHead, FileKind, Ingest, IngestOptions, IngestWorker, PageRegion};
+use walkeep_chunkstore::ingest::{FileHead, FileKind, FileOrder, Ingest, IngestOptions, IngestWorker, PageRegion};
 use walkeep_chunkstore::node::{Body, FileContent, NodeStore, StoredPageMap};
 
 /// Pages between two that change.
 const CHANGED_EACH: usize = 25;
 
 fn start(store: &Store) -> Ingest {
-    let options = IngestOptions { page_size: PAGE as u32, compression_level: 1, workers: 1 };
+    let options = IngestOptions { page_size: PAGE as u32, compression_level: 1, workers: 1, order: FileOrder::ByPath };
     Ingest::start(store.repository.clone(), store.index.clone(), options).expect("an ingest starts")
 }
 

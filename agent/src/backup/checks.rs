@@ -7,7 +7,7 @@ use walkeep_chunkstore::storage::ConditionalWrites;
 use walkeep_proto::timeline::TimelineHistory;
 
 use super::local_source::LocalSource;
-use super::{connect, index_directory};
+use super::{connect, index_directory, replication};
 use crate::context::Context;
 use crate::daemon;
 use crate::postgres::Session;
@@ -182,12 +182,18 @@ fn state(context: &Context) -> Result<Vec<Finding>> {
 }
 
 fn server(context: &Context, session: &Session) -> Result<Vec<Finding>> {
-    let source = LocalSource::check(session, context.config.pgdata()?, &context.identity()?)?;
-    let mut findings = vec![Finding::ok(
-        "server",
-        format!("'{}' is a primary of PostgreSQL {}", source.pgdata.display(), source.major),
-    )];
-    if !source.control.data_checksums() {
+    let identity = context.identity()?;
+    let role = if session.value("SELECT pg_is_in_recovery()")? == "t" { "standby" } else { "primary" };
+    let (text, data_checksums) = if context.config.cluster.pgdata.is_some() {
+        let source = LocalSource::check(session, context.config.pgdata()?, &identity)?;
+        let text = format!("'{}' is a {role} of PostgreSQL {}", source.pgdata.display(), source.major);
+        (text, source.control.data_checksums())
+    } else {
+        let server = replication::Server::ask(session, &identity)?;
+        (format!("it is a {role} of PostgreSQL {}, and sends its base backups", server.major), server.data_checksums)
+    };
+    let mut findings = vec![Finding::ok("server", text)];
+    if !data_checksums {
         findings.push(Finding::warning(
             "page checksums",
             "the cluster has none: damaged pages are backed up unnoticed",
@@ -267,7 +273,10 @@ fn archiver(session: &Session) -> Result<Vec<Finding>> {
 
 /// Configuration that a restored data directory would miss.
 fn files_outside(context: &Context, session: &Session) -> Result<Vec<Finding>> {
-    let pgdata = context.config.pgdata()?.canonicalize()?;
+    let pgdata = match &context.config.cluster.pgdata {
+        Some(pgdata) => pgdata.canonicalize()?,
+        None => session.value("SELECT current_setting('data_directory')")?.into(),
+    };
     let mut findings = Vec::new();
     for name in ["config_file", "hba_file", "ident_file"] {
         let path = session.value(&format!("SELECT current_setting('{name}')"))?;

@@ -36,18 +36,18 @@ pub struct LocalSource {
 }
 
 impl LocalSource {
-    /// Checks that the session's server is a primary, runs on this data directory, and is the repository's cluster.
+    /// Checks that the session's server runs on this data directory, and is the repository's cluster.
     pub fn check(session: &Session, pgdata: &Path, identity: &ClusterIdentity) -> Result<Self> {
         let pgdata = pgdata.canonicalize().with_context(|| format!("unable to open '{}'", pgdata.display()))?;
         let control = read_control_file(&pgdata)?;
-        check_cluster(&control, &pgdata, identity)?;
+        check_cluster(&control, &pgdata.display().to_string(), identity)?;
         let row = session.row(
-            "SELECT current_setting('server_version_num'), version(), pg_is_in_recovery(), \
+            "SELECT current_setting('server_version_num'), version(), \
              (SELECT system_identifier FROM pg_control_system()), \
              floor(extract(epoch FROM pg_postmaster_start_time()))::bigint",
         )?;
-        let [version_num, version, in_recovery, system_identifier, started] = row.as_slice() else {
-            bail!("the server's answer has {} columns, expected 5", row.len());
+        let [version_num, version, system_identifier, started] = row.as_slice() else {
+            bail!("the server's answer has {} columns, expected 4", row.len());
         };
         let major = MajorVersion::from_server_version_num(version_num.parse().unwrap_or(0))?;
         if *system_identifier != control.system_identifier.to_string() || major != control.version {
@@ -59,10 +59,6 @@ impl LocalSource {
             );
         }
         check_same_server(&pgdata, started.parse().unwrap_or(0))?;
-        if in_recovery == "t" {
-            bail!("the server is a standby: a local backup needs the primary");
-        }
-        check_no_pooler(session)?;
         let mode = std::fs::metadata(&pgdata).with_context(|| format!("unable to read '{}'", pgdata.display()))?;
         let tablespaces = tablespaces(&pgdata)?;
         Ok(Self {
@@ -134,18 +130,15 @@ pub fn identity_of(control: &ControlFile, now: jiff::Timestamp) -> ClusterIdenti
     }
 }
 
-fn check_cluster(control: &ControlFile, pgdata: &Path, identity: &ClusterIdentity) -> Result<()> {
+/// Refuses a control file, found at `place`, of another cluster than the repository's.
+pub fn check_cluster(control: &ControlFile, place: &str, identity: &ClusterIdentity) -> Result<()> {
     let found = identity_of(control, identity.registered);
     if found.is_same(identity) {
         return Ok(());
     }
     let problem = format!(
-        "'{}' has system identifier {} of PostgreSQL {}, the repository holds {} of PostgreSQL {}",
-        pgdata.display(),
-        found.system_identifier,
-        found.major,
-        identity.system_identifier,
-        identity.major
+        "'{place}' has system identifier {} of PostgreSQL {}, the repository holds {} of PostgreSQL {}",
+        found.system_identifier, found.major, identity.system_identifier, identity.major
     );
     Err(walkeep_chunkstore::Error::Conflict { object: "the cluster is another one".to_owned(), problem }.into())
 }
@@ -168,7 +161,7 @@ fn check_same_server(pgdata: &Path, started: i64) -> Result<()> {
 }
 
 /// A backup must start and stop in one session; a pooler may hand out another one in between.
-fn check_no_pooler(session: &Session) -> Result<()> {
+pub fn check_no_pooler(session: &Session) -> Result<()> {
     let pids = (0..3).map(|_| session.value("SELECT pg_backend_pid()")).collect::<Result<Vec<_>>>()?;
     if pids.iter().any(|pid| *pid != pids[0]) {
         bail!(

@@ -1,13 +1,16 @@
-//! A base backup of a running cluster from its own files.
+//! A base backup of a running cluster: from its own files, or from what the server sends.
 //!
-//! `check → start → plan → copy → stop → wait for WAL → commit`. Nothing is listed before the commit; a crash before it
-//! leaves objects that the next backup adopts.
+//! `check → start → copy → stop → wait for WAL → commit`. Nothing is listed before the commit; a crash before it leaves
+//! objects that the next backup adopts.
 
 mod checks;
 mod copy;
+mod incoming;
+mod local;
 mod local_source;
 mod page_check;
 mod parent;
+mod replication;
 mod scan;
 mod session;
 mod wal_proof;
@@ -24,26 +27,43 @@ use walkeep_chunkstore::index::ChunkIndex;
 use walkeep_chunkstore::node::NodeStore;
 use walkeep_chunkstore::repository::{
     BackupId, BackupKind, BackupManifest, BackupStatistics, BackupStatus, ClusterIdentity, Holder, Lease, LeaseKind,
+    Tablespace,
 };
+use walkeep_chunkstore::wal::WalArchive;
+use walkeep_proto::replication::base_backup::Checkpoint;
+use walkeep_proto::segment::WalFileName;
 
 use crate::context::Context;
 use crate::daemon;
 use crate::postgres::Session;
 use crate::repository::Ask;
 use copy::{Copied, CopyOptions};
-use local_source::LocalSource;
 use page_check::PageErrors;
 use session::StoppedBackup;
 
 pub use checks::{Finding, Severity, examine};
 pub use local_source::{identity_of, read_control_file};
+pub use replication::identity_of_server;
 pub use wal_proof::{NotArchived, NotConfigured};
+
+/// Where a backup's bytes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Source {
+    /// The files of the data directory on this host.
+    Local,
+    /// The server, which sends them (`BASE_BACKUP`).
+    Replication,
+}
 
 /// What was asked for.
 #[derive(Clone, Debug, Default)]
 pub struct BackupOptions {
     /// Compare with nothing, even if there is an earlier backup.
     pub full_read: bool,
+    /// Where the bytes come from; not given: from the files where the configuration names a data directory.
+    pub source: Option<Source>,
+    /// How the server begins.
+    pub checkpoint: Checkpoint,
     /// `--note` pairs.
     pub notes: BTreeMap<String, String>,
 }
@@ -58,84 +78,114 @@ pub fn take(context: &Context, options: &BackupOptions, on_progress: OnProgress<
     if context.storages.waits_for_mirror() {
         context.join_mirrors(Ask::Identity)?;
     }
-    let pgdata = context.config.pgdata()?.to_owned();
     let lease = Lease::take(&context.repository, LeaseKind::Backup, context.config.cluster_name(), "backup", started)?;
     let abandoned = context.repository.storage().remove_abandoned(std::time::SystemTime::now())?;
     tracing::info!("{abandoned} files of crashed writers removed");
     let session = connect(context)?;
     let advance = Advance::default();
     let mut keeper = LeaseKeeper { lease, session: &session, advance: &advance, renewed: std::time::Instant::now() };
-    let mut source = LocalSource::check(&session, &pgdata, &identity)?;
-    wal_proof::check_settings(&session, daemon::is_streaming(&context.config.state.dir))?;
     let parent = if options.full_read { None } else { parent::choose(context, &identity)? };
-
-    let id = BackupId::generate(started);
-    let probe = wal_proof::switch_segment(&session, identity.wal_segment_size)?;
-    let running = session::start(&session, &source, id.as_str())?;
-    source.refresh_tablespaces()?;
-    // While the archiver works on the probe.
-    let (index, _) = ChunkIndex::open(&index_directory(context), &context.repository)?;
-    let nodes = Arc::new(NodeStore::new(Arc::clone(&context.repository)));
-    let archive = context.archive();
-    wal_proof::wait_for_probe(&archive, &session, probe, context.config.archive_timeout())?;
-
-    let copy_options = CopyOptions {
-        page_size: identity.page_size,
-        blocks_per_segment: identity.pages_per_segment,
-        page_checksums: source.control.data_checksums(),
-        compression_level: context.config.compression.level,
-        jobs: context.config.jobs(),
+    let job = Job {
+        context,
+        session: &session,
+        identity: &identity,
+        archive: context.archive(),
+        id: BackupId::generate(started),
+        parent: parent.as_ref(),
+        checkpoint: options.checkpoint,
+        is_standby: session.value("SELECT pg_is_in_recovery()")? == "t",
     };
-    keeper.check()?;
-    let copied = copy::run(
-        &source,
-        copy_options,
-        copy::Target { repository: &context.repository, index: Arc::new(index), nodes: &nodes },
-        parent.as_ref(),
-        &mut copy::Watch {
-            keeper: &mut keeper,
-            rates: &context.rates,
-            on_progress: &|done, total| {
-                advance.note(done, total);
-                on_progress(done, total);
-            },
-        },
-    )?;
-    let stopped = running.stop(&session)?;
-    source.check_map(&stopped.tablespace_map)?;
-    let errors = copied.suspects.clone().verdict(stopped.start_lsn, stopped.stop_lsn);
-    wal_proof::store_histories(&archive, &pgdata, stopped.timeline, context.config.compression.level)?;
-    wal_proof::wait_for_range(
-        &archive,
-        &session,
-        &stopped,
-        identity.wal_segment_size,
-        context.config.archive_timeout(),
-    )?;
-    keeper.renew()?;
+    let is_streamed = daemon::is_streaming(&context.config.state.dir);
+    wal_proof::check_settings(&session, is_streamed || job.is_standby)?;
 
-    let taken =
-        Taken { id, started, identity, source, parent: parent.map(|parent| parent.id), copied, errors, stopped };
-    let manifest = taken.into_manifest(context.config.cluster_name(), options);
+    let mut watch = copy::Watch {
+        keeper: &mut keeper,
+        rates: &context.rates,
+        on_progress: &|done, total| {
+            advance.note(done, total);
+            on_progress(done, total);
+        },
+    };
+    let settled = match options.source.unwrap_or_else(|| usual_source(context)) {
+        Source::Local => local::copy(&job, &mut watch)?,
+        Source::Replication => replication::copy(&job, &mut watch)?,
+    };
+    let timeout = context.config.archive_timeout();
+    wal_proof::wait_for_range(&job.archive, &session, &settled.stopped, identity.wal_segment_size, timeout)?;
+    let manifest = job.manifest(started, settled, &options.notes);
+    keeper.renew()?;
     context.repository.commit_backup(&context.layout, &manifest)?;
     Ok(manifest)
 }
 
-/// Everything that is known of a backup when it is about to be committed.
-struct Taken {
+/// The files, where the configuration says where they are.
+fn usual_source(context: &Context) -> Source {
+    if context.config.cluster.pgdata.is_some() { Source::Local } else { Source::Replication }
+}
+
+/// One backup, whatever its source.
+struct Job<'a> {
+    context: &'a Context,
+    session: &'a Session,
+    identity: &'a ClusterIdentity,
+    archive: WalArchive,
     id: BackupId,
-    started: Timestamp,
-    identity: ClusterIdentity,
-    source: LocalSource,
-    parent: Option<BackupId>,
+    parent: Option<&'a BackupManifest>,
+    checkpoint: Checkpoint,
+    is_standby: bool,
+}
+
+/// What was copied, and what is known of it.
+struct Settled {
+    server_version: String,
+    data_checksums: bool,
+    directory_mode: u32,
+    tablespaces: Vec<Tablespace>,
     copied: Copied,
     errors: PageErrors,
     stopped: StoppedBackup,
 }
 
-impl Taken {
-    fn into_manifest(self, cluster: &str, options: &BackupOptions) -> BackupManifest {
-        let Self { id, started, identity, source, parent, copied, errors, stopped } = self;
+impl Job<'_> {
+    /// What `backup_label` calls the backup.
+    fn label(&self) -> String {
+        format!("walkeep {}", self.id)
+    }
+
+    /// Closes the current segment: its arrival will prove that archiving works. A standby has none to close.
+    fn probe(&self) -> Result<Option<WalFileName>> {
+        if self.is_standby {
+            return Ok(None);
+        }
+        wal_proof::switch_segment(self.session, self.identity.wal_segment_size).map(Some)
+    }
+
+    fn wait_for_probe(&self, probe: Option<WalFileName>) -> Result<()> {
+        let Some(probe) = probe else { return Ok(()) };
+        wal_proof::wait_for_probe(&self.archive, self.session, probe, self.context.config.archive_timeout())
+    }
+
+    fn index(&self) -> Result<Arc<ChunkIndex>> {
+        let (index, _) = ChunkIndex::open(&index_directory(self.context), &self.context.repository)?;
+        Ok(Arc::new(index))
+    }
+
+    fn nodes(&self) -> Arc<NodeStore> {
+        Arc::new(NodeStore::new(Arc::clone(&self.context.repository)))
+    }
+
+    fn copy_options(&self, page_checksums: bool) -> CopyOptions {
+        CopyOptions {
+            page_size: self.identity.page_size,
+            blocks_per_segment: self.identity.pages_per_segment,
+            page_checksums,
+            compression_level: self.context.config.compression.level,
+            jobs: self.context.config.jobs(),
+        }
+    }
+
+    fn manifest(&self, started: Timestamp, settled: Settled, notes: &BTreeMap<String, String>) -> BackupManifest {
+        let Settled { server_version, data_checksums, directory_mode, tablespaces, copied, errors, stopped } = settled;
         let Copied { ingested, read_bytes, .. } = copied;
         let statistics = BackupStatistics {
             files: ingested.files,
@@ -148,18 +198,18 @@ impl Taken {
             pages: ingested.pages,
         };
         BackupManifest {
-            id,
-            cluster: cluster.to_owned(),
-            system_identifier: identity.system_identifier,
-            major: identity.major,
-            server_version: source.server_version,
-            page_size: identity.page_size,
-            pages_per_segment: identity.pages_per_segment,
-            wal_segment_size: identity.wal_segment_size,
-            data_checksums: source.control.data_checksums(),
-            directory_mode: source.directory_mode,
-            kind: if parent.is_some() { BackupKind::Scan } else { BackupKind::FullRead },
-            parent,
+            id: self.id.clone(),
+            cluster: self.context.config.cluster_name().to_owned(),
+            system_identifier: self.identity.system_identifier,
+            major: self.identity.major,
+            server_version,
+            page_size: self.identity.page_size,
+            pages_per_segment: self.identity.pages_per_segment,
+            wal_segment_size: self.identity.wal_segment_size,
+            data_checksums,
+            directory_mode,
+            kind: if self.parent.is_some() { BackupKind::Scan } else { BackupKind::FullRead },
+            parent: self.parent.map(|parent| parent.id.clone()),
             status: if errors.total == 0 { BackupStatus::Ok } else { BackupStatus::PageErrors },
             page_errors: errors.listed,
             page_error_count: errors.total,
@@ -170,10 +220,10 @@ impl Taken {
             stopped: Timestamp::now(),
             backup_label: stopped.backup_label,
             tablespace_map: stopped.tablespace_map,
-            tablespaces: source.tablespaces,
+            tablespaces,
             file_lists: ingested.file_lists,
             statistics,
-            notes: options.notes.clone(),
+            notes: notes.clone(),
             host: Holder::this_process().host,
             tool_version: env!("CARGO_PKG_VERSION").to_owned(),
         }

@@ -1,10 +1,10 @@
 //! The earlier backup that a new one compares with.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use anyhow::Result;
-use walkeep_chunkstore::node::{FileEntry, NodeRef, NodeStore};
+use walkeep_chunkstore::node::{FileContent, FileEntry, NodeRef, NodeStore};
 use walkeep_chunkstore::repository::{BackupManifest, ClusterIdentity};
 
 use crate::context::Context;
@@ -59,5 +59,27 @@ impl ParentFiles {
                 Err(error) => tracing::warn!("a file list of the parent is passed over: {error}"),
             }
         }
+    }
+}
+
+/// A parent's files for whoever asks for them in no order: all of them in memory, some 150 bytes each.
+pub struct ParentIndex(HashMap<Vec<u8>, FileContent>);
+
+impl ParentIndex {
+    /// The files of `parent`; none without one. A list that cannot be read is passed over.
+    pub fn new(nodes: &NodeStore, parent: Option<&BackupManifest>) -> Self {
+        let mut files = HashMap::new();
+        for list in parent.into_iter().flat_map(|parent| &parent.file_lists) {
+            match nodes.file_list(list) {
+                Ok(list) => files.extend(list.entries.into_iter().map(|entry| (entry.path, entry.content))),
+                Err(error) => tracing::warn!("a file list of the parent is passed over: {error}"),
+            }
+        }
+        Self(files)
+    }
+
+    /// What the parent has at this path.
+    pub fn find(&self, path: &[u8]) -> Option<&FileContent> {
+        self.0.get(path)
     }
 }

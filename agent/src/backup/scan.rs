@@ -132,7 +132,8 @@ fn is_unlogged(root: &Path, relative: &str) -> bool {
     unlogged_init_sibling(relative).is_some_and(|init| root.join(init).symlink_metadata().is_ok())
 }
 
-fn kind_of(relative: &str) -> PlannedKind {
+/// What a file is, by its path below the data directory.
+pub fn kind_of(relative: &str) -> PlannedKind {
     match RelationFile::parse(relative) {
         Some(file) => PlannedKind::Relation(file),
         None if is_slru_file(relative) => PlannedKind::Pages,

@@ -3,10 +3,10 @@
 use anyhow::{Context, Result, bail};
 use walkeep_proto::backup_label::BackupLabel;
 use walkeep_proto::lsn::Lsn;
+use walkeep_proto::replication::base_backup::Checkpoint;
 use walkeep_proto::timeline::TimelineId;
 use walkeep_proto::version::MajorVersion;
 
-use super::local_source::LocalSource;
 use crate::postgres::Session;
 
 /// A backup that the server knows of. Dropping it without stopping ends it when the session closes.
@@ -32,16 +32,17 @@ pub struct StoppedBackup {
     pub tablespace_map: String,
 }
 
-/// Starts a backup with an immediate checkpoint. The functions were renamed in 15.
-pub fn start(session: &Session, source: &LocalSource, label: &str) -> Result<RunningBackup> {
-    let call = if source.major >= MajorVersion::V15 {
-        format!("SELECT pg_backup_start('walkeep {label}', true)")
+/// Starts a backup. The functions were renamed in 15.
+pub fn start(session: &Session, major: MajorVersion, label: &str, checkpoint: Checkpoint) -> Result<RunningBackup> {
+    let fast = checkpoint == Checkpoint::Fast;
+    let call = if major >= MajorVersion::V15 {
+        format!("SELECT pg_backup_start('{label}', {fast})")
     } else {
-        format!("SELECT pg_start_backup('walkeep {label}', true, false)")
+        format!("SELECT pg_start_backup('{label}', {fast}, false)")
     };
     let start_lsn = session.value(&call).context("unable to start the backup")?;
     let start_lsn = start_lsn.parse().context("unable to understand the server's answer")?;
-    Ok(RunningBackup { major: source.major, backend: session.value("SELECT pg_backend_pid()")?, start_lsn })
+    Ok(RunningBackup { major, backend: session.value("SELECT pg_backend_pid()")?, start_lsn })
 }
 
 impl RunningBackup {
@@ -60,20 +61,21 @@ impl RunningBackup {
         let [stop_lsn, backup_label, tablespace_map] = row.as_slice() else {
             bail!("pg_backup_stop gave {} columns, expected 3", row.len());
         };
-        let label = BackupLabel::parse(backup_label.as_bytes()).context("unable to understand the backup label")?;
-        if label.start_wal_location != self.start_lsn {
-            bail!("the backup started at {}, its label says {}", self.start_lsn, label.start_wal_location);
-        }
         let stop_lsn: Lsn = stop_lsn.parse().context("unable to understand the server's answer")?;
-        if stop_lsn <= self.start_lsn {
-            bail!("the backup starts at {} and stops at {stop_lsn}", self.start_lsn);
+        StoppedBackup::of(self.start_lsn, stop_lsn, backup_label.clone(), tablespace_map.clone())
+    }
+}
+
+impl StoppedBackup {
+    /// Puts together what the server said at the start, at the stop, and in its label.
+    pub fn of(start_lsn: Lsn, stop_lsn: Lsn, backup_label: String, tablespace_map: String) -> Result<Self> {
+        let label = BackupLabel::parse(backup_label.as_bytes()).context("unable to understand the backup label")?;
+        if label.start_wal_location != start_lsn {
+            bail!("the backup started at {start_lsn}, its label says {}", label.start_wal_location);
         }
-        Ok(StoppedBackup {
-            start_lsn: self.start_lsn,
-            stop_lsn,
-            timeline: label.start_timeline,
-            backup_label: backup_label.clone(),
-            tablespace_map: tablespace_map.clone(),
-        })
+        if stop_lsn <= start_lsn {
+            bail!("the backup starts at {start_lsn} and stops at {stop_lsn}");
+        }
+        Ok(Self { start_lsn, stop_lsn, timeline: label.start_timeline, backup_label, tablespace_map })
     }
 }

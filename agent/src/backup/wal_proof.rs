@@ -1,6 +1,5 @@
 //! A backup without its WAL cannot be restored: archiving is proven before the copy, the WAL itself before the commit.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -37,14 +36,15 @@ pub struct NotConfigured {
     consequence: &'static str,
 }
 
-/// Looks at the settings without which no segment will ever arrive. What an agent streams needs no archiver.
-pub fn check_settings(session: &Session, is_streamed: bool) -> Result<()> {
+/// Looks at the settings without which no segment will ever arrive. What an agent streams needs no archiver, nor does a
+/// standby, whose primary archives.
+pub fn check_settings(session: &Session, is_archived_elsewhere: bool) -> Result<()> {
     let row = session.row("SELECT current_setting('wal_level'), current_setting('archive_mode')")?;
     for (value, refused, name, consequence) in [
         (&row[0], "minimal", "wal_level", "such WAL cannot be replayed"),
         (&row[1], "off", "archive_mode", "no WAL is archived, and a backup without its WAL cannot be restored"),
     ] {
-        if value == refused && !(is_streamed && name == "archive_mode") {
+        if value == refused && !(is_archived_elsewhere && name == "archive_mode") {
             return Err(NotConfigured { name, value: value.clone(), consequence }.into());
         }
     }
@@ -70,10 +70,12 @@ fn file_name(segment: WalSegment, size: WalSegmentSize) -> Result<WalFileName> {
 
 /// Waits until the switched segment is in the repository.
 pub fn wait_for_probe(archive: &WalArchive, session: &Session, probe: WalFileName, limit: Duration) -> Result<()> {
-    wait_for(archive, session, &probe, limit).context("unable to start copying, archiving does not work")
+    let is_there = || Ok(archive.contains(&probe)?);
+    wait_for(archive, session, &probe, limit, &is_there).context("unable to start copying, archiving does not work")
 }
 
-/// Waits until every segment that recovery needs to become consistent is in the repository.
+/// Waits until the WAL that recovery needs to become consistent is in the repository. The last segment may be a tail: a
+/// standby cannot have its primary close it, and an idle primary does not.
 pub fn wait_for_range(
     archive: &WalArchive,
     session: &Session,
@@ -84,23 +86,35 @@ pub fn wait_for_range(
     let last = size.segment_before(backup.stop_lsn);
     let mut number: SegmentNumber = size.segment_at(backup.start_lsn);
     while number <= last {
-        let file = file_name(WalSegment { timeline: backup.timeline, number }, size)?;
-        wait_for(archive, session, &file, limit).context("unable to commit the backup, its WAL is missing")?;
+        let segment = WalSegment { timeline: backup.timeline, number };
+        let file = file_name(segment, size)?;
+        let is_there = || {
+            Ok(archive.contains(&file)?
+                || number == last && archive.tail(segment, size)?.is_some_and(|tail| tail.end >= backup.stop_lsn))
+        };
+        wait_for(archive, session, &file, limit, &is_there)
+            .context("unable to commit the backup, its WAL is missing")?;
         number = number.next();
     }
     Ok(())
 }
 
 /// Waits as long as the archiver gets on: a backlog takes its time, a broken archive does not move.
-fn wait_for(archive: &WalArchive, session: &Session, file: &WalFileName, limit: Duration) -> Result<()> {
-    if archive.contains(file)? {
+fn wait_for(
+    archive: &WalArchive,
+    session: &Session,
+    file: &WalFileName,
+    limit: Duration,
+    is_there: &dyn Fn() -> Result<bool>,
+) -> Result<()> {
+    if is_there()? {
         return Ok(());
     }
     let mut archived = last_archived(session)?;
     let mut moved = Instant::now();
     let is_remote = archive.repository().storage().parallel_reads() > 1;
     let mut pause = if is_remote { POLL * 10 } else { POLL };
-    while !archive.contains(file)? {
+    while !is_there()? {
         anyhow::ensure!(!session.is_lost(), "the connection that started the backup is lost: PostgreSQL has ended it");
         let waited = moved.elapsed();
         if waited >= limit {
@@ -127,6 +141,10 @@ fn last_archived(session: &Session) -> Result<String> {
 
 /// What `pg_stat_archiver` says about the last failure, if there was one after the last success.
 fn archiver_report(session: &Session) -> Result<String> {
+    if session.value("SELECT pg_is_in_recovery()")? == "t" {
+        let advice = "its primary archives; run `SELECT pg_switch_wal()` there, or have the agent stream";
+        return Ok(format!(": the server is a standby, {advice}"));
+    }
     let row = session.row(
         "SELECT coalesce(last_failed_wal, ''), coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false) FROM pg_stat_archiver",
     )?;
@@ -136,24 +154,20 @@ fn archiver_report(session: &Session) -> Result<String> {
     })
 }
 
-/// Makes sure that the repository can follow the backup's timeline back to its origin.
-pub fn store_histories(archive: &WalArchive, pgdata: &Path, timeline: TimelineId, level: i32) -> Result<()> {
+/// Makes sure that the repository can follow the backup's timeline back to its origin. `store` brings a timeline's history
+/// from the server into the repository.
+pub fn store_histories(
+    archive: &WalArchive,
+    timeline: TimelineId,
+    store: &dyn Fn(TimelineId) -> Result<TimelineHistory>,
+) -> Result<()> {
     if timeline == TimelineId::FIRST {
         return Ok(());
     }
-    let newest = store_history(archive, pgdata, timeline, level)?;
+    let stored = |timeline| archive.history(timeline)?.map_or_else(|| store(timeline), Ok);
+    let newest = stored(timeline)?;
     for switch in newest.switches().iter().filter(|switch| switch.parent != TimelineId::FIRST) {
-        store_history(archive, pgdata, switch.parent, level)?;
+        stored(switch.parent)?;
     }
     Ok(())
-}
-
-/// Stores one history file unless the repository has it.
-fn store_history(archive: &WalArchive, pgdata: &Path, timeline: TimelineId, level: i32) -> Result<TimelineHistory> {
-    if let Some(history) = archive.history(timeline)? {
-        return Ok(history);
-    }
-    let path = pgdata.join("pg_wal").join(WalFileName::History(timeline).to_string());
-    let (_, history) = crate::archive::push_history(archive, &path, timeline, level)?;
-    Ok(history)
 }

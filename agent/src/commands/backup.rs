@@ -9,10 +9,11 @@ use serde::Serialize;
 use walkeep_chunkstore::console::{Bytes, Elapsed, Exit, Progress, Show, print, print_json};
 use walkeep_chunkstore::repository::{BackupManifest, BackupStatus};
 use walkeep_chunkstore::storage::RequestCounts;
+use walkeep_proto::replication::base_backup::Checkpoint;
 
 use super::show::BackupView;
 use crate::backup::{self, BackupOptions};
-use crate::cli::{BackupArgs, Cli};
+use crate::cli::{BackupArgs, CheckpointArg, Cli};
 use crate::context::Context;
 
 /// Takes a base backup and says what it cost.
@@ -20,7 +21,15 @@ pub fn run(cli: &Cli, args: &BackupArgs) -> Result<Exit> {
     let mut context = Context::open(cli.config.as_deref())?;
     context.rates.follow_signals(cli.config.clone())?;
     context.config.limits.jobs = args.jobs.or(context.config.limits.jobs);
-    let options = BackupOptions { full_read: args.full_read, notes: args.note.iter().cloned().collect() };
+    let options = BackupOptions {
+        full_read: args.full_read,
+        source: args.source,
+        checkpoint: match args.checkpoint {
+            CheckpointArg::Fast => Checkpoint::Fast,
+            CheckpointArg::Spread => Checkpoint::Spread,
+        },
+        notes: args.note.iter().cloned().collect(),
+    };
     let show = if cli.quiet || cli.json { Show::Nothing } else { Show::Progress };
     let (progress, last) = (OnceLock::new(), AtomicU64::new(0));
     let manifest = backup::take(&context, &options, &|done, total| {

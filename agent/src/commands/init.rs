@@ -10,11 +10,11 @@ use jiff::Timestamp;
 use walkeep_chunkstore::Error;
 use walkeep_chunkstore::console::{Exit, Progress, Show, print, print_json};
 use walkeep_chunkstore::mirror::{Class, Copying, Durability, MirroredStorage, missing};
-use walkeep_chunkstore::repository::Repository;
 use walkeep_chunkstore::repository::layout::ClusterLayout;
+use walkeep_chunkstore::repository::{ClusterIdentity, Repository};
 use walkeep_chunkstore::storage::{LocalStorage, Place, Storage};
 
-use crate::backup::{identity_of, read_control_file};
+use crate::backup::{identity_of, identity_of_server, read_control_file};
 use crate::cli::{Cli, InitArgs};
 use crate::config::{Config, DEFAULT_PATH};
 use crate::postgres::{Session, conninfo_for};
@@ -32,24 +32,25 @@ struct Setting {
 
 /// Creates the repository, registers the cluster, writes the configuration, and says what PostgreSQL needs.
 pub fn run(cli: &Cli, args: &InitArgs) -> Result<Exit> {
-    let pgdata = args.pgdata.canonicalize().with_context(|| format!("unable to open '{}'", args.pgdata.display()))?;
-    let control = read_control_file(&pgdata)?;
+    let cluster = Cluster::find(args)?;
     let now = Timestamp::now();
     let name = args.cluster.as_deref().unwrap_or("main");
     let layout = ClusterLayout::new(name)?;
-    let config = wanted(args, &pgdata)?;
+    let config = wanted(args, cluster.pgdata.as_deref())?;
     let file = cli.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
     let keep = is_configured(&file, &config)?;
     // A file that is there knows more: how to talk to the bucket, among other things.
     let config = if keep { Config::load(Some(&file))? } else { config };
     let (repository, created) = create(&config, args.create_bucket, now)?;
-    repository.register(&layout, name, &identity_of(&control, now))?;
+    repository.register(&layout, name, &cluster.identity)?;
     if !keep {
         write_config(&file, &config)?;
     }
 
-    let session = open_session(args, &pgdata);
-    let mut settings = needed(&archive_command(cli.config.as_deref())?);
+    let Cluster { pgdata, identity, session } = cluster;
+    // Where the files are elsewhere, so is the shell that runs archive_command: WAL comes by the stream.
+    let archive_command = pgdata.is_some().then(|| archive_command(cli.config.as_deref())).transpose()?;
+    let mut settings = needed(archive_command.as_deref());
     if let Ok(session) = &session {
         look_up(session, &mut settings)?;
     }
@@ -59,13 +60,13 @@ pub fn run(cli: &Cli, args: &InitArgs) -> Result<Exit> {
     if cli.json {
         print_json(&serde_json::json!({
             "repository": repository.location(), "repository_id": repository.id(), "created": created, "cluster": name,
-            "system_identifier": control.system_identifier, "config": file, "config_written": !keep,
+            "system_identifier": identity.system_identifier, "config": file, "config_written": !keep,
             "settings": settings, "applied": applied, "restart_needed": restart,
         }));
     } else if !cli.quiet {
         let verb = if created { "created" } else { "found" };
         print(&format!("{verb} repository '{}' ({})\n", repository.location(), repository.id()));
-        print(&format!("registered cluster '{name}': system identifier {}\n", control.system_identifier));
+        print(&format!("registered cluster '{name}': system identifier {}\n", identity.system_identifier));
         let verb = if keep { "kept" } else { "wrote" };
         print(&format!("{verb} configuration '{}'\n", file.display()));
         print(&advice(&settings, applied, restart, session.is_ok()));
@@ -73,11 +74,33 @@ pub fn run(cli: &Cli, args: &InitArgs) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// The cluster that is meant, and what could be found out about it.
+struct Cluster {
+    pgdata: Option<PathBuf>,
+    identity: ClusterIdentity,
+    session: Result<Session>,
+}
+
+impl Cluster {
+    /// Looks at the data directory, whose server need not run, or else asks the server.
+    fn find(args: &InitArgs) -> Result<Self> {
+        let Some(pgdata) = &args.pgdata else {
+            let conninfo = args.conninfo.as_deref().context("neither --pgdata nor --conninfo is given")?;
+            let session = Session::connect(conninfo).context("unable to connect to PostgreSQL")?;
+            return Ok(Self { pgdata: None, identity: identity_of_server(&session)?, session: Ok(session) });
+        };
+        let pgdata = pgdata.canonicalize().with_context(|| format!("unable to open '{}'", pgdata.display()))?;
+        let identity = identity_of(&read_control_file(&pgdata)?, Timestamp::now());
+        let session = open_session(args, &pgdata);
+        Ok(Self { pgdata: Some(pgdata), identity, session })
+    }
+}
+
 /// The configuration that the arguments describe.
-fn wanted(args: &InitArgs, pgdata: &Path) -> Result<Config> {
+fn wanted(args: &InitArgs, pgdata: Option<&Path>) -> Result<Config> {
     let mut config = Config::default();
     config.cluster.name.clone_from(&args.cluster);
-    config.cluster.pgdata = Some(pgdata.to_owned());
+    config.cluster.pgdata = pgdata.map(Path::to_owned);
     config.cluster.conninfo.clone_from(&args.conninfo);
     match args.repo.parse::<Place>()? {
         Place::Directory(path) => config.repository.path = Some(path),
@@ -220,14 +243,14 @@ fn shell_quote(text: &str) -> String {
     quoted
 }
 
-fn needed(archive_command: &str) -> Vec<Setting> {
+fn needed(archive_command: Option<&str>) -> Vec<Setting> {
     let setting =
         |name, value: &str, needs_restart| Setting { name, value: value.to_owned(), current: None, needs_restart };
-    vec![
-        setting("wal_level", "replica", true),
-        setting("archive_mode", "on", true),
-        setting("archive_command", archive_command, false),
-    ]
+    let mut settings = vec![setting("wal_level", "replica", true)];
+    if let Some(command) = archive_command {
+        settings.extend([setting("archive_mode", "on", true), setting("archive_command", command, false)]);
+    }
+    settings
 }
 
 fn look_up(session: &Session, settings: &mut [Setting]) -> Result<()> {

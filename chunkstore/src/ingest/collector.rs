@@ -8,7 +8,7 @@ use crossbeam_channel::Receiver;
 use ulid::Ulid;
 
 use super::pack_stream::PackStream;
-use super::{FRAME_TARGET, FrameSlot, Message, PendingChunk, RegionContent, Shared, WAITING_WEIGHT};
+use super::{FRAME_TARGET, FileOrder, FrameSlot, Message, PendingChunk, RegionContent, Shared, WAITING_WEIGHT};
 use crate::container::Compressor;
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, PackId};
@@ -160,6 +160,8 @@ pub(super) struct Collector {
     /// Files that come last, and where among the lists theirs belongs.
     deferred: BTreeMap<u64, (usize, PendingFile)>,
     list: FileListBuilder,
+    /// Complete files that came in no order.
+    unsorted: Vec<FileEntry>,
     lists: Vec<PendingNode>,
     sealed: Vec<IndexedPack>,
     sealed_chunks: usize,
@@ -181,6 +183,7 @@ impl Collector {
             next_file: 0,
             deferred: BTreeMap::new(),
             list: FileListBuilder::default(),
+            unsorted: Vec::new(),
             lists: Vec::new(),
             sealed: shared.index.take_orphans(),
             sealed_chunks: 0,
@@ -360,11 +363,26 @@ impl Collector {
                 continue;
             }
             let entry = self.count(file.into_entry());
-            if let Some(list) = self.list.push(entry) {
-                self.store_list(&list)?;
+            match self.shared.options.order {
+                FileOrder::ByPath => self.list_entry(entry)?,
+                FileOrder::Any => self.unsorted.push(entry),
             }
         }
         Ok(())
+    }
+
+    fn list_entry(&mut self, entry: FileEntry) -> Result<()> {
+        self.list.push(entry).map_or(Ok(()), |list| self.store_list(&list))
+    }
+
+    /// Lists the files that came in no order.
+    fn emit_unsorted(&mut self) -> Result<()> {
+        let mut entries = std::mem::take(&mut self.unsorted);
+        entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        if let Some([twice, _]) = entries.array_windows().find(|[a, b]| a.path == b.path) {
+            return Err(Error::Invalid(format!("'{}' came twice", twice.display_path())));
+        }
+        entries.into_iter().try_for_each(|entry| self.list_entry(entry))
     }
 
     /// Counts an entry that is about to enter a list.
@@ -403,6 +421,7 @@ impl Collector {
         if let Some(file) = self.files.values().next() {
             return Err(unread(file));
         }
+        self.emit_unsorted()?;
         if let Some(list) = self.list.finish() {
             self.store_list(&list)?;
         }

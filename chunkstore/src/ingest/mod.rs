@@ -46,6 +46,16 @@ pub(crate) const WAITING_WEIGHT: u64 = 512 * 2048;
 /// Regions that a worker may describe by a frame that it still holds back.
 pub(crate) const REGIONS_PER_FRAME: u32 = 16;
 
+/// In which order files are announced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FileOrder {
+    /// Ascending by path: what is complete is stored at once, and a backup of millions of files takes no more memory.
+    #[default]
+    ByPath,
+    /// As they come. All entries, some 200 bytes each, stay in memory until the end, when they are sorted.
+    Any,
+}
+
 /// How to ingest.
 #[derive(Clone, Copy, Debug)]
 pub struct IngestOptions {
@@ -55,6 +65,8 @@ pub struct IngestOptions {
     pub compression_level: i32,
     /// Threads that will call [`Ingest::worker`].
     pub workers: usize,
+    /// How files will be announced.
+    pub order: FileOrder,
 }
 
 /// Where a frame ended up: known once its pack is sealed.
@@ -143,14 +155,14 @@ impl Ingest {
         IngestWorker::new(Arc::clone(&self.shared), self.sender.clone())
     }
 
-    /// Announces a file before any of its regions is finished. Numbers are given in ascending order of path, from 0
-    /// without a gap; `regions` may be 0.
+    /// Announces a file before any of its regions is finished. Numbers are given from 0 without a gap, in the order of
+    /// [`IngestOptions::order`]; `regions` may be 0.
     pub fn file(&self, number: u64, head: FileHead, regions: u32) -> Result<()> {
         self.announce(number, head, regions, false)
     }
 
     /// Announces a file whose regions come last of all. It gets a file list of its own, so that the files behind it need
-    /// not wait in memory.
+    /// not wait in memory. Only where files come by path.
     pub fn deferred_file(&self, number: u64, head: FileHead, regions: u32) -> Result<()> {
         self.announce(number, head, regions, true)
     }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use walkeep_chunkstore::Result;
 use walkeep_chunkstore::extract::{JobReader, ReadPlan};
 use walkeep_chunkstore::index::ChunkIndex;
-use walkeep_chunkstore::ingest::{FileHead, FileKind, Ingest, IngestOptions, Ingested, PageRegion};
+use walkeep_chunkstore::ingest::{FileHead, FileKind, FileOrder, Ingest, IngestOptions, Ingested, PageRegion};
 use walkeep_chunkstore::node::{Body, FileContent, NodeRef, NodeStore, REGION};
 use walkeep_chunkstore::repository::Repository;
 use walkeep_chunkstore::storage::Storage;
@@ -58,7 +58,7 @@ pub fn store(
 ) -> Result<Ingested> {
     let nodes = NodeStore::new(Arc::clone(repository));
     let earlier = parent.map(|parent| regions_of(&nodes, parent)).transpose()?.unwrap_or_default();
-    let options = IngestOptions { page_size: PAGE as u32, compression_level: 1, workers: 1 };
+    let options = IngestOptions { page_size: PAGE as u32, compression_level: 1, workers: 1, order: FileOrder::ByPath };
     let ingest = Ingest::start(Arc::clone(repository), Arc::clone(index), options)?;
     let stored = store_files(&ingest, &nodes, files, &earlier);
     match stored {

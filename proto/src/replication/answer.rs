@@ -12,13 +12,13 @@ pub type Row<'a> = &'a [Option<Bytes>];
 
 /// A row, and whose answer it is.
 #[derive(Clone, Copy)]
-struct Columns<'a> {
+pub(super) struct Columns<'a> {
     command: &'static str,
     row: Row<'a>,
 }
 
 impl<'a> Columns<'a> {
-    fn new(command: &'static str, row: Row<'a>, count: usize) -> Result<Self, AnswerError> {
+    pub(super) fn new(command: &'static str, row: Row<'a>, count: usize) -> Result<Self, AnswerError> {
         let columns = Self { command, row };
         if row.len() < count {
             return Err(columns.unexpected(format!("it has {} columns, not {count}", row.len())));
@@ -35,21 +35,21 @@ impl<'a> Columns<'a> {
     }
 
     /// The text of a column; `None` for NULL.
-    fn optional(&self, index: usize) -> Result<Option<&'a str>, AnswerError> {
+    pub(super) fn optional(&self, index: usize) -> Result<Option<&'a str>, AnswerError> {
         let text = self.bytes(index).map(|bytes| str::from_utf8(bytes)).transpose();
         text.map_err(|_| self.unexpected(format!("column {} is not UTF-8", index + 1)))
     }
 
-    fn text(&self, index: usize, name: &str) -> Result<&'a str, AnswerError> {
+    pub(super) fn text(&self, index: usize, name: &str) -> Result<&'a str, AnswerError> {
         self.optional(index)?.ok_or_else(|| self.unexpected(format!("{name} is NULL")))
     }
 
-    fn parse<T: std::str::FromStr>(&self, text: &str, name: &str) -> Result<T, AnswerError> {
+    pub(super) fn parse<T: std::str::FromStr>(&self, text: &str, name: &str) -> Result<T, AnswerError> {
         let shown: String = text.chars().take(80).collect();
         text.parse().map_err(|_| self.unexpected(format!("{name} is '{shown}'")))
     }
 
-    fn value<T: std::str::FromStr>(&self, index: usize, name: &str) -> Result<T, AnswerError> {
+    pub(super) fn value<T: std::str::FromStr>(&self, index: usize, name: &str) -> Result<T, AnswerError> {
         self.parse(self.text(index, name)?, name)
     }
 }

@@ -6,10 +6,11 @@
 //! big-endian. What a server sends cannot make these parsers panic, and every length is checked before it is believed.
 //!
 //! Reading order: [`message`] → [`authentication`] → [`scram`] → [`server_message`] → [`frontend`] → [`stream`] →
-//! [`slot_name`] → [`command`] → [`answer`]; [`error`] says what can be wrong with a server's bytes.
+//! [`slot_name`] → [`command`] → [`answer`] → [`base_backup`]; [`error`] says what can be wrong with a server's bytes.
 
 pub mod answer;
 pub mod authentication;
+pub mod base_backup;
 pub mod command;
 pub mod error;
 mod fields;

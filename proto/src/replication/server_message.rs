@@ -35,6 +35,12 @@ impl SqlState {
     pub const OBJECT_IN_USE: Self = Self(*b"55006");
     /// A file is missing: a WAL segment that was removed, a timeline without history.
     pub const UNDEFINED_FILE: Self = Self(*b"58P01");
+    /// The server cannot do this, or was built without it.
+    pub const FEATURE_NOT_SUPPORTED: Self = Self(*b"0A000");
+    /// An option has a value that the server does not take.
+    pub const INVALID_PARAMETER_VALUE: Self = Self(*b"22023");
+    /// Pages of the cluster are damaged.
+    pub const DATA_CORRUPTED: Self = Self(*b"XX001");
     /// Whatever has no code of its own, such as WAL that was removed while it was being read.
     pub const INTERNAL_ERROR: Self = Self(*b"XX000");
     /// The server is shutting down, or an administrator ended the session.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use walkeep_chunkstore::index::ChunkIndex;
-use walkeep_chunkstore::ingest::{FileHead, FileKind, Ingest, IngestOptions, Ingested, PageRegion};
+use walkeep_chunkstore::ingest::{FileHead, FileKind, FileOrder, Ingest, IngestOptions, Ingested, PageRegion};
 use walkeep_chunkstore::node::{Body, REGION};
 use walkeep_chunkstore::repository::Repository;
 
@@ -96,7 +96,7 @@ pub fn sample() -> Tree {
 /// Stores the tree.
 pub fn store(repository: &Arc<Repository>, index: &Path, tree: &Tree) -> Ingested {
     let index = Arc::new(ChunkIndex::open(index, repository).unwrap().0);
-    let options = IngestOptions { page_size: PAGE as u32, compression_level: 1, workers: 1 };
+    let options = IngestOptions { page_size: PAGE as u32, compression_level: 1, workers: 1, order: FileOrder::ByPath };
     let ingest = Ingest::start(Arc::clone(repository), index, options).unwrap();
     let mut worker = ingest.worker().unwrap();
     for (number, (path, entry)) in (0..).zip(tree) {

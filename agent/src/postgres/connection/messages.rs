@@ -9,7 +9,9 @@ use anyhow::{Context, Result, bail};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use walkeep_proto::replication::frontend::EncodeError;
-use walkeep_proto::replication::{BackendMessage, FrontendMessage, StandbyStatusUpdate, decode, message};
+use walkeep_proto::replication::{
+    BackendMessage, FrontendMessage, ServerMessage, StandbyStatusUpdate, decode, message,
+};
 
 use super::error::ConnectionClosed;
 
@@ -21,6 +23,8 @@ pub(super) const LARGE_READS: usize = 256 << 10;
 const LARGEST_GROWTH: usize = 1 << 20;
 /// Settings that are remembered at most. A server reports about fifteen.
 const MOST_PARAMETERS: usize = 64;
+/// Warnings that are kept where they are wanted.
+const MOST_WARNINGS: usize = 100;
 /// Bytes that may wait to be written before the server is taken to be gone.
 const MOST_OUTGOING: usize = 64 << 10;
 
@@ -33,16 +37,28 @@ pub(super) struct MessageReader<R> {
     buffer: BytesMut,
     read_size: usize,
     parameters: Parameters,
+    /// The first warnings since they are wanted.
+    warnings: Option<Vec<ServerMessage>>,
 }
 
 impl<R: AsyncRead + Unpin> MessageReader<R> {
     pub(super) fn new(stream: R) -> Self {
-        Self { stream, buffer: BytesMut::new(), read_size: SMALL_READS, parameters: Parameters::new() }
+        Self { stream, buffer: BytesMut::new(), read_size: SMALL_READS, parameters: Parameters::new(), warnings: None }
     }
 
     /// Chooses how much is read at once: [`SMALL_READS`] or [`LARGE_READS`].
     pub(super) const fn set_read_size(&mut self, bytes: usize) {
         self.read_size = bytes;
+    }
+
+    /// From now on, warnings of the server are kept, the first hundred of them.
+    pub(super) fn keep_warnings(&mut self) {
+        self.warnings = Some(Vec::new());
+    }
+
+    /// What [`MessageReader::keep_warnings`] has kept; no more are.
+    pub(super) fn take_warnings(&mut self) -> Vec<ServerMessage> {
+        self.warnings.take().unwrap_or_default()
     }
 
     /// What the server has reported so far.
@@ -61,13 +77,23 @@ impl<R: AsyncRead + Unpin> MessageReader<R> {
         loop {
             match decode(&mut self.buffer)? {
                 Some(BackendMessage::ParameterStatus { name, value }) => self.remember(name, value),
-                Some(BackendMessage::NoticeResponse(notice)) => tracing::debug!("the server says: {notice}"),
+                Some(BackendMessage::NoticeResponse(notice)) => self.note(notice),
                 Some(BackendMessage::NotificationResponse { channel, .. }) => {
                     tracing::debug!("ignored a notification on channel {channel:?}");
                 }
                 Some(message) => return Ok(message),
                 None => self.fill().await?,
             }
+        }
+    }
+
+    fn note(&mut self, notice: ServerMessage) {
+        tracing::debug!("the server says: {notice}");
+        if let Some(warnings) = &mut self.warnings
+            && notice.severity == "WARNING"
+            && warnings.len() < MOST_WARNINGS
+        {
+            warnings.push(notice);
         }
     }
 

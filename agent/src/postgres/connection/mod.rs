@@ -10,6 +10,7 @@
 //! halves of a stream can be dropped at any await and used again.
 
 mod authentication;
+mod base_backup;
 mod encryption;
 mod error;
 mod establish;
@@ -29,6 +30,7 @@ use anyhow::{Result, bail};
 use tokio::io::{ReadHalf, WriteHalf};
 use walkeep_proto::replication::FrontendMessage;
 
+pub use base_backup::{BackupEnd, BackupPart, BaseBackup};
 pub use error::{
     ConnectError, ConnectionClosed, FailedAttempt, NotAuthenticated, OwnRefusal, ServerError, hint, own_refusal,
     server_error,

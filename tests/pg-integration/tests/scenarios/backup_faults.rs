@@ -16,14 +16,14 @@ use walkeep_pg_integration::{
     Cluster, Digest, MajorVersion, Output, Scratch, Seed, StopMode, Walkeep, Workload, amcheck, scenario, wait_until,
 };
 
-fn small(major: MajorVersion) -> (Cluster, Walkeep) {
+pub fn small(major: MajorVersion) -> (Cluster, Walkeep) {
     let cluster = Cluster::options(major).wal_segment_mb(1).create();
     let walkeep = Walkeep::set_up(&cluster);
     (cluster, walkeep)
 }
 
 /// A file of PostgreSQL's directory that takes a while to read, and no space.
-fn slow_file(cluster: &Cluster) -> PathBuf {
+pub fn slow_file(cluster: &Cluster) -> PathBuf {
     let path = cluster.data().join("slow");
     let file = File::create(&path).expect("the data directory can be written to");
     file.set_len(3 << 30).expect("a sparse file of 3 GiB can be made");
@@ -32,10 +32,8 @@ fn slow_file(cluster: &Cluster) -> PathBuf {
 }
 
 /// A backup that is busy with [`slow_file`]: it has read far more than a small cluster has.
-fn copying(walkeep: &Walkeep) -> Child {
-    let mut command = walkeep.command(&["backup", "--jobs", "1"]);
-    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-    let child = command.spawn().expect("walkeep can be started");
+pub fn copying(walkeep: &Walkeep) -> Child {
+    let child = spawned(walkeep, &["backup", "--jobs", "1"]);
     wait_until("the copy to be under way", SOON, || {
         let io = fs::read_to_string(format!("/proc/{}/io", child.id())).unwrap_or_default();
         let read = io.lines().find_map(|line| line.strip_prefix("rchar: "));
@@ -44,7 +42,14 @@ fn copying(walkeep: &Walkeep) -> Child {
     child
 }
 
-fn ending_of(child: Child) -> Output {
+/// `walkeep` with these arguments, for [`ending_of`].
+pub fn spawned(walkeep: &Walkeep, args: &[&str]) -> Child {
+    let mut command = walkeep.command(args);
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    command.spawn().expect("walkeep can be started")
+}
+
+pub fn ending_of(child: Child) -> Output {
     let output = child.wait_with_output().expect("it is our child");
     Output {
         command: "walkeep backup".to_owned(),
@@ -57,8 +62,14 @@ fn ending_of(child: Child) -> Output {
 
 #[track_caller]
 fn fails(walkeep: &Walkeep, code: i32, says: &[&str]) {
+    fails_with(walkeep, &[], code, says);
+}
+
+/// `walkeep backup` with these arguments fails, says so, and lists nothing.
+#[track_caller]
+pub fn fails_with(walkeep: &Walkeep, args: &[&str], code: i32, says: &[&str]) {
     let listed = walkeep.backups();
-    let output = walkeep.run(&["backup"]).expect_code(code);
+    let output = walkeep.run(&[&["backup"], args].concat()).expect_code(code);
     assert!(output.stderr.contains("error: "), "{output}");
     for words in says {
         output.assert_says(words);
@@ -165,16 +176,6 @@ fn refuses_a_server_on_another_directory(major: MajorVersion) {
     fails(&walkeep, 1, &["the connection leads to a server that started at"]);
 }
 scenario!([V13, V18], refuses_a_server_on_another_directory);
-
-fn refuses_a_standby(major: MajorVersion) {
-    let (mut cluster, walkeep) = small(major);
-    cluster.stop(StopMode::Fast);
-    write_file(&cluster.data().join("standby.signal"), "");
-    cluster.command_line("restore_command", "false");
-    cluster.start();
-    fails(&walkeep, 1, &["standby"]);
-}
-scenario!([V17], refuses_a_standby);
 
 fn one_at_a_time(major: MajorVersion) {
     let (cluster, walkeep) = small(major);

@@ -10,6 +10,7 @@ mod drop_table;
 mod faults;
 mod harness;
 mod layouts;
+mod over_the_wire;
 mod restore_faults;
 mod rocksdb_deleted;
 mod s3;

@@ -1,6 +1,7 @@
 //! The client against servers that are played here: what real ones hardly ever do.
 
 mod authentication;
+mod base_backup;
 mod query;
 mod replication;
 

@@ -1,0 +1,310 @@
+//! A copy from what a server sends: archives one behind the other, their files in the server's order.
+//!
+//! The bytes pass once, so that a region is gathered in memory before a worker takes it. There are as many buffers as
+//! workers and one more: the server is as fast as they are.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use walkeep_chunkstore::ingest::{FileHead, FileKind, FileOrder, IngestWorker};
+use walkeep_chunkstore::node::{Body, REGION};
+use walkeep_proto::backup_manifest::BackupManifest;
+use walkeep_proto::data_directory::{Treatment, exclusion};
+use walkeep_proto::identity::Oid;
+use walkeep_proto::replication::base_backup::ArchiveCompression;
+
+use super::entry::{EntryHead, EntryKind, PartReader, WINDOW};
+use super::manifest::{self, Sum, Sums};
+use super::region::{Buffer, Content, Task};
+use super::{Feeder, Lane, region_of};
+use crate::backup::incoming::{Begun, Event, Incoming};
+use crate::backup::parent::ParentIndex;
+use crate::backup::scan::{CONTROL_FILE, PlannedKind, kind_of};
+use crate::postgres::connection::{BackupEnd, BackupPart};
+
+/// The server's own description of the backup, which comes with the data directory.
+const LABEL: &[u8] = b"backup_label";
+const TABLESPACE_MAP: &[u8] = b"tablespace_map";
+/// Most bytes of a file that is kept in memory whole: a map of ten thousand tablespaces has a few.
+const LARGEST_TEXT: u64 = 16 << 20;
+/// Most bytes of a manifest: two million files.
+const LARGEST_MANIFEST: usize = 512 << 20;
+/// How often is looked whether anybody still wants the backup.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Feeds a copy from a base backup that is being received.
+pub struct ArchiveFeeder {
+    incoming: Incoming,
+    begun: Begun,
+    unpacked: Unpacked,
+    end: Option<(BackupManifest, BackupEnd)>,
+}
+
+/// What was received, beside the files that were stored.
+pub struct Streamed {
+    /// How it ended.
+    pub end: BackupEnd,
+    /// `backup_label`, byte for byte.
+    pub backup_label: String,
+    /// `tablespace_map`, byte for byte; empty without tablespaces.
+    pub tablespace_map: String,
+    /// `pg_control`, as it was stored.
+    pub control: Vec<u8>,
+}
+
+/// Files that come out of the archives.
+struct Unpacked {
+    parents: ParentIndex,
+    buffers: Buffers,
+    sums: Sums,
+    backup_label: Option<Vec<u8>>,
+    tablespace_map: Vec<u8>,
+    control: Option<Vec<u8>>,
+}
+
+impl ArchiveFeeder {
+    /// A feeder for `jobs` workers.
+    pub fn new(incoming: Incoming, begun: Begun, parents: ParentIndex, jobs: usize) -> Self {
+        let unpacked = Unpacked {
+            parents,
+            buffers: Buffers::new(jobs + 1),
+            sums: Sums::new(),
+            backup_label: None,
+            tablespace_map: Vec::new(),
+            control: None,
+        };
+        Self { incoming, begun, unpacked, end: None }
+    }
+
+    /// Compares what was received with the server's manifest, and gives what the backup's root needs.
+    pub fn finish(self) -> Result<Streamed> {
+        let (manifest, end) = self.end.context("the base backup was not received to its end")?;
+        let Unpacked { sums, backup_label, tablespace_map, control, .. } = self.unpacked;
+        manifest::compare(&manifest, sums, self.begun.start, end.position)
+            .context("unable to accept what the server has sent")?;
+        let text = |bytes| String::from_utf8(bytes).context("the server's backup_label or tablespace_map is no UTF-8");
+        Ok(Streamed {
+            end,
+            backup_label: text(backup_label.context("the server has sent no backup_label")?)?,
+            tablespace_map: text(tablespace_map)?,
+            control: control.context("the server has sent no global/pg_control")?,
+        })
+    }
+
+    fn archive(
+        &mut self,
+        tablespace: Option<Oid>,
+        compression: ArchiveCompression,
+        lane: &mut Lane<'_, '_, '_>,
+    ) -> Result<()> {
+        let mut reader = PartReader::new(&mut self.incoming);
+        let outcome = match compression {
+            ArchiveCompression::None => self.unpacked.entries(&mut reader, tablespace, lane),
+            ArchiveCompression::Zstd => {
+                decoder(&mut reader).and_then(|mut decoder| self.unpacked.entries(&mut decoder, tablespace, lane))
+            }
+        };
+        reader.settle(outcome)
+    }
+
+    fn manifest(&mut self) -> Result<BackupManifest> {
+        let mut bytes = Vec::new();
+        let mut reader = PartReader::new(&mut self.incoming);
+        let read = (&mut reader).take(LARGEST_MANIFEST as u64 + 1).read_to_end(&mut bytes);
+        reader.settle(read.map(drop).context("unable to receive the manifest"))?;
+        ensure!(bytes.len() <= LARGEST_MANIFEST, "the server's manifest has more than {LARGEST_MANIFEST} bytes");
+        BackupManifest::parse(&bytes).context("unable to understand what the server has sent")
+    }
+}
+
+impl Feeder for ArchiveFeeder {
+    const ORDER: FileOrder = FileOrder::Any;
+
+    fn total(&self) -> u64 {
+        self.begun.tablespaces.iter().map(|tablespace| tablespace.kilobytes.saturating_mul(1024)).sum()
+    }
+
+    fn feed(&mut self, lane: &mut Lane<'_, '_, '_>) -> Result<()> {
+        let mut manifest = None;
+        loop {
+            match self.incoming.next()? {
+                Event::Part(BackupPart::Archive(tablespace, compression)) => {
+                    self.archive(tablespace, compression, lane)?;
+                }
+                Event::Part(BackupPart::Manifest) => manifest = Some(self.manifest()?),
+                Event::End(end) => {
+                    let manifest = manifest.context("the server has sent no manifest")?;
+                    self.end = Some((manifest, end));
+                    return Ok(());
+                }
+                Event::Begun(_) | Event::Part(BackupPart::Data(_)) => bail!("the server's data has no place"),
+            }
+        }
+    }
+
+    /// A server sends its control file last.
+    fn feed_last(&mut self, worker: IngestWorker) -> Result<()> {
+        Ok(worker.finish()?)
+    }
+}
+
+fn decoder<R: Read>(reader: R) -> Result<zstd::Decoder<'static, io::BufReader<R>>> {
+    let started = zstd::Decoder::new(reader).and_then(|mut decoder| {
+        decoder.window_log_max(WINDOW)?;
+        Ok(decoder)
+    });
+    started.context("unable to start decompressing")
+}
+
+impl Unpacked {
+    fn entries(&mut self, reader: impl Read, tablespace: Option<Oid>, lane: &mut Lane<'_, '_, '_>) -> Result<()> {
+        let mut archive = tar::Archive::new(reader);
+        let broken = "unable to understand the server's archive";
+        for entry in archive.entries().context(broken)? {
+            self.entry(entry.context(broken)?, tablespace, lane)?;
+        }
+        Ok(())
+    }
+
+    fn entry<R: Read>(
+        &mut self,
+        mut entry: tar::Entry<'_, R>,
+        tablespace: Option<Oid>,
+        lane: &mut Lane<'_, '_, '_>,
+    ) -> Result<()> {
+        let head = EntryHead::of(&entry, tablespace)?;
+        let relative = str::from_utf8(&head.path).ok();
+        let treatment = relative.map_or(Treatment::Copy, |path| exclusion(path, head.kind == EntryKind::Directory));
+        match (head.kind, treatment) {
+            (EntryKind::Link, _) | (EntryKind::Directory, Treatment::SkipFile) => Ok(()),
+            (EntryKind::Directory, _) => lane.file(head.of_kind(FileKind::Directory), 0).map(drop),
+            (EntryKind::File, _) if head.path == LABEL => {
+                self.backup_label = Some(self.text(&mut entry, &head)?);
+                Ok(())
+            }
+            (EntryKind::File, _) if head.path == TABLESPACE_MAP => {
+                self.tablespace_map = self.text(&mut entry, &head)?;
+                Ok(())
+            }
+            (EntryKind::File, Treatment::Copy) => self.file(&mut entry, &head, relative, lane),
+            // Its sum is in the manifest like that of any other.
+            (EntryKind::File, _) => self.skip(&mut entry, head),
+        }
+        .map_err(|error| error.context("unable to unpack the server's archive"))
+    }
+
+    /// Announces a file and hands out its regions as they come.
+    fn file(
+        &mut self,
+        entry: &mut impl Read,
+        head: &EntryHead,
+        relative: Option<&str>,
+        lane: &mut Lane<'_, '_, '_>,
+    ) -> Result<()> {
+        let kind = relative.map_or(PlannedKind::Bytes, kind_of);
+        let body = if kind == PlannedKind::Bytes { Body::Bytes } else { Body::Pages };
+        let regions = u32::try_from(head.size.div_ceil(REGION)).context("a file of over 64 PiB")?;
+        let number = lane.file(head.of_kind(FileKind::File { body }), regions)?;
+        let path = Arc::<[u8]>::from(&*head.path);
+        let mut crc32c = 0;
+        for region in 0..regions {
+            let length = (head.size - u64::from(region) * REGION).min(REGION);
+            let mut buffer = self.buffers.take(lane)?;
+            let bytes = buffer.room(usize::try_from(length).context("a region larger than memory")?);
+            entry.read_exact(bytes).with_context(|| head.unreadable())?;
+            crc32c = crc32c::crc32c_append(crc32c, bytes);
+            if head.path == CONTROL_FILE {
+                self.control = Some(bytes.to_vec());
+            }
+            lane.shared.read_bytes.fetch_add(length, Ordering::Relaxed);
+            lane.region(Task {
+                path: Arc::clone(&path),
+                kind: kind.clone(),
+                place: (number, region),
+                length,
+                content: Content::Memory(buffer),
+                parent: self.parents.find(&head.path).and_then(|content| region_of(content, body, region)),
+            })?;
+        }
+        self.received(head.path.clone(), Sum { length: head.size, crc32c })
+    }
+
+    fn text(&mut self, entry: &mut impl Read, head: &EntryHead) -> Result<Vec<u8>> {
+        ensure!(head.size <= LARGEST_TEXT, "{} has {} bytes", head.display_path(), head.size);
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).with_context(|| head.unreadable())?;
+        self.received(head.path.clone(), Sum { length: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) })?;
+        Ok(bytes)
+    }
+
+    fn skip(&mut self, entry: &mut impl Read, head: EntryHead) -> Result<()> {
+        let (mut buffer, mut sum) = (vec![0; 64 << 10], Sum { length: 0, crc32c: 0 });
+        loop {
+            match entry.read(&mut buffer).with_context(|| head.unreadable())? {
+                0 => return self.received(head.path, sum),
+                count => {
+                    sum.length += count as u64;
+                    sum.crc32c = crc32c::crc32c_append(sum.crc32c, &buffer[..count]);
+                }
+            }
+        }
+    }
+
+    fn received(&mut self, path: Vec<u8>, sum: Sum) -> Result<()> {
+        let shown = String::from_utf8_lossy(&path).into_owned();
+        ensure!(self.sums.insert(path, sum).is_none(), "the server sends '{shown}' twice");
+        Ok(())
+    }
+}
+
+impl EntryHead {
+    fn of_kind(&self, kind: FileKind) -> FileHead {
+        FileHead { path: self.path.clone(), mode: self.mode, modified: self.modified, kind }
+    }
+
+    fn display_path(&self) -> String {
+        String::from_utf8_lossy(&self.path).into_owned()
+    }
+
+    fn unreadable(&self) -> String {
+        format!("unable to receive '{}'", self.display_path())
+    }
+}
+
+/// A fixed number of buffers, each made when it is first needed.
+struct Buffers {
+    free: Receiver<Vec<u8>>,
+    home: Sender<Vec<u8>>,
+    unmade: usize,
+}
+
+impl Buffers {
+    fn new(count: usize) -> Self {
+        let (home, free) = unbounded();
+        Self { free, home, unmade: count }
+    }
+
+    /// Waits until a worker has given one back.
+    fn take(&mut self, lane: &mut Lane<'_, '_, '_>) -> Result<Buffer> {
+        let bytes = loop {
+            match self.free.try_recv() {
+                Ok(bytes) => break bytes,
+                Err(_) if self.unmade > 0 => {
+                    self.unmade -= 1;
+                    break Vec::new();
+                }
+                Err(_) => {}
+            }
+            match self.free.recv_timeout(LOOK) {
+                Ok(bytes) => break bytes,
+                Err(RecvTimeoutError::Timeout) => lane.check()?,
+                Err(RecvTimeoutError::Disconnected) => bail!("no buffer comes back"),
+            }
+        };
+        Ok(Buffer { bytes, home: self.home.clone() })
+    }
+}

@@ -1,0 +1,68 @@
+//! A base backup from the files of this host: `check → start → copy → stop`.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use walkeep_proto::segment::WalFileName;
+
+use super::copy::{self, FileFeeder, Target, Watch};
+use super::local_source::{LocalSource, check_no_pooler, read_control_file};
+use super::parent::ParentFiles;
+use super::session::StoppedBackup;
+use super::{Job, Settled, session, wal_proof};
+
+/// Copies the data directory between the server's start and stop of a backup.
+pub(super) fn copy(job: &Job<'_>, watch: &mut Watch<'_, '_>) -> Result<Settled> {
+    let mut source = LocalSource::check(job.session, job.context.config.pgdata()?, job.identity)?;
+    check_no_pooler(job.session)?;
+    let probe = job.probe()?;
+    let running = session::start(job.session, source.major, &job.label(), job.checkpoint)?;
+    source.refresh_tablespaces()?;
+    // While the archiver works on the probe.
+    let (index, nodes) = (job.index()?, job.nodes());
+    job.wait_for_probe(probe)?;
+
+    watch.keeper.check()?;
+    let parents = ParentFiles::new(nodes.clone(), job.parent);
+    let mut feeder = FileFeeder::plan(&source, parents)?;
+    let target = Target { repository: &job.context.repository, index, nodes: &nodes };
+    let options = job.copy_options(source.control.data_checksums());
+    let copied = copy::run(&mut feeder, options, target, watch)?;
+
+    let stopped = running.stop(job.session)?;
+    source.check_map(&stopped.tablespace_map)?;
+    if job.is_standby {
+        check_timeline(&source.pgdata, &stopped)?;
+    }
+    let errors = copied.suspects.clone().verdict(stopped.start_lsn, stopped.stop_lsn);
+    store_histories(job, &source.pgdata, &stopped)?;
+    Ok(Settled {
+        server_version: source.server_version,
+        data_checksums: source.control.data_checksums(),
+        directory_mode: source.directory_mode,
+        tablespaces: source.tablespaces,
+        copied,
+        errors,
+        stopped,
+    })
+}
+
+/// The WAL that the backup needs is looked for on one timeline.
+fn check_timeline(pgdata: &Path, stopped: &StoppedBackup) -> Result<()> {
+    let control = read_control_file(pgdata)?;
+    ensure!(
+        control.min_recovery_timeline == Some(stopped.timeline),
+        "the standby went from timeline {} to {:?} during the backup: take it again",
+        stopped.timeline,
+        control.min_recovery_timeline
+    );
+    Ok(())
+}
+
+fn store_histories(job: &Job<'_>, pgdata: &Path, stopped: &StoppedBackup) -> Result<()> {
+    let level = job.context.config.compression.level;
+    wal_proof::store_histories(&job.archive, stopped.timeline, &|timeline| {
+        let path = pgdata.join("pg_wal").join(WalFileName::History(timeline).to_string());
+        crate::archive::push_history(&job.archive, &path, timeline, level).map(|(_, history)| history)
+    })
+}

@@ -1,0 +1,228 @@
+//! A base backup that the server sends: `check → BASE_BACKUP → unpack → compare with its manifest`.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use jiff::Timestamp;
+use walkeep_chunkstore::repository::{ClusterIdentity, PageError, Tablespace};
+use walkeep_proto::control_file::ControlFile;
+use walkeep_proto::identity::SystemIdentifier;
+use walkeep_proto::relation_file::RelationFile;
+use walkeep_proto::replication::base_backup::{BackupTablespace, BaseBackupOptions, has_one_copy};
+use walkeep_proto::replication::{ServerMessage, SqlState};
+use walkeep_proto::segment::WalSegmentSize;
+use walkeep_proto::timeline::TimelineHistory;
+use walkeep_proto::version::MajorVersion;
+
+use super::copy::{self, ArchiveFeeder, Target, Watch};
+use super::incoming::{Begun, Incoming};
+use super::local_source::check_cluster;
+use super::page_check::PageErrors;
+use super::parent::ParentIndex;
+use super::session::StoppedBackup;
+use super::{Job, Settled, wal_proof};
+use crate::postgres::Session;
+use crate::postgres::connection::{BackupEnd, Connection, Purpose, server_error};
+use crate::postgres::conninfo::{Conninfo, HostAddress};
+
+/// zstd level that a server is asked for: the cheapest, it has other work to do.
+const COMPRESSION: u8 = 1;
+
+/// What the server says about itself.
+pub(super) struct Server {
+    pub(super) major: MajorVersion,
+    version: String,
+    pub(super) data_checksums: bool,
+    directory_mode: u32,
+}
+
+/// Has the server send everything.
+pub(super) fn copy(job: &Job<'_>, watch: &mut Watch<'_, '_>) -> Result<Settled> {
+    let server = Server::ask(job.session, job.identity)?;
+    let conninfo = conninfo(job)?;
+    let probe = job.probe()?;
+    let (index, nodes) = (job.index()?, job.nodes());
+    job.wait_for_probe(probe)?;
+    watch.keeper.check()?;
+
+    let (incoming, begun) = start(job, &conninfo, server.major)?;
+    let tablespaces: Vec<Tablespace> = begun.tablespaces.iter().filter_map(tablespace).collect();
+    let start = begun.start;
+    let parents = ParentIndex::new(&nodes, job.parent);
+    let options = job.copy_options(server.data_checksums);
+    let mut feeder = ArchiveFeeder::new(incoming, begun, parents, options.jobs);
+    let target = Target { repository: &job.context.repository, index, nodes: &nodes };
+    let copied = copy::run(&mut feeder, options, target, watch)?;
+
+    let streamed = feeder.finish()?;
+    let control =
+        ControlFile::parse(&streamed.control).context("unable to understand the server's global/pg_control")?;
+    check_cluster(&control, "global/pg_control", job.identity)?;
+    let end = streamed.end;
+    ensure!(
+        end.position.timeline == start.timeline,
+        "the server went from timeline {} to {} during the backup: take it again",
+        start.timeline,
+        end.position.timeline
+    );
+    let stopped = StoppedBackup::of(start.lsn, end.position.lsn, streamed.backup_label, streamed.tablespace_map)?;
+    let errors = copied.suspects.clone().verdict(stopped.start_lsn, stopped.stop_lsn);
+    let errors = with_servers_complaint(errors, &end);
+    store_histories(job, &conninfo, &stopped)?;
+    Ok(Settled {
+        server_version: server.version,
+        data_checksums: control.data_checksums(),
+        directory_mode: server.directory_mode,
+        tablespaces,
+        copied,
+        errors,
+        stopped,
+    })
+}
+
+impl Server {
+    /// Asks, and refuses a server whose backup could not be the repository's.
+    pub(super) fn ask(session: &Session, identity: &ClusterIdentity) -> Result<Self> {
+        let row = session.row(
+            "SELECT current_setting('server_version_num'), version(), current_setting('data_checksums'), \
+             current_setting('data_directory_mode'), current_setting('block_size')",
+        )?;
+        let [version_num, version, checksums, mode, block_size] = row.as_slice() else {
+            bail!("the server's answer has {} columns, expected 5", row.len());
+        };
+        let major = MajorVersion::from_server_version_num(version_num.parse().unwrap_or(0))?;
+        ensure!(
+            major == identity.major && *block_size == identity.page_size.to_string(),
+            "the server is PostgreSQL {major} with pages of {block_size} bytes, the repository holds PostgreSQL {} with {}",
+            identity.major,
+            identity.page_size
+        );
+        let mode = u32::from_str_radix(mode, 8).context("unable to understand data_directory_mode")?;
+        Ok(Self { major, version: version.clone(), data_checksums: checksums == "on", directory_mode: mode & 0o777 })
+    }
+}
+
+/// The identity that a server tells of itself.
+pub fn identity_of_server(session: &Session) -> Result<ClusterIdentity> {
+    let number = |name: &str| -> Result<u32> {
+        // Sizes in the unit that a control file has them in: bytes, and pages for segment_size.
+        let value = session.value(&format!("SELECT setting FROM pg_settings WHERE name = '{name}'"))?;
+        value.parse().with_context(|| format!("unable to understand {name} = {value}"))
+    };
+    let system_identifier = session.value("SELECT system_identifier FROM pg_control_system()")?;
+    Ok(ClusterIdentity {
+        // SQL has no unsigned numbers of 64 bits.
+        system_identifier: SystemIdentifier::new(
+            system_identifier.parse::<i64>().context("unable to understand the system identifier")?.cast_unsigned(),
+        ),
+        major: MajorVersion::from_server_version_num(number("server_version_num")?)?,
+        page_size: number("block_size")?,
+        pages_per_segment: number("segment_size")?,
+        wal_segment_size: WalSegmentSize::new(number("wal_segment_size")?)?,
+        registered: Timestamp::now(),
+    })
+}
+
+fn conninfo(job: &Job<'_>) -> Result<Conninfo> {
+    let mut conninfo =
+        Conninfo::resolve(&job.context.config.conninfo()?).context("unable to understand the connection string")?;
+    // Not the stream's own name: nobody may take a backup for a standby.
+    conninfo.application_name = Some("walkeep_backup".to_owned());
+    Ok(conninfo)
+}
+
+/// Starts the backup. What crosses a network is compressed by the server, if it can.
+fn start(job: &Job<'_>, conninfo: &Conninfo, major: MajorVersion) -> Result<(Incoming, Begun)> {
+    let crosses_network = conninfo.hosts.iter().any(|host| matches!(host.address, HostAddress::Tcp { .. }));
+    let mut options = BaseBackupOptions {
+        label: job.label(),
+        checkpoint: job.checkpoint,
+        max_rate: job.context.rates.read_limit().map(|rate| u32::try_from(rate / 1024).unwrap_or(u32::MAX)),
+        compression: (crosses_network && has_one_copy(major)).then_some(COMPRESSION),
+    };
+    check_system(job, conninfo)?;
+    match Incoming::start(conninfo.clone(), options.clone(), major) {
+        Err(error) if options.compression.is_some() && cannot_compress(&error) => {
+            tracing::info!("the server does not compress: {error:#}");
+            options.compression = None;
+            Incoming::start(conninfo.clone(), options, major)
+        }
+        other => other,
+    }
+}
+
+/// A server that was built without zstd says so before it does anything.
+fn cannot_compress(error: &anyhow::Error) -> bool {
+    let refused = [SqlState::SYNTAX_ERROR, SqlState::FEATURE_NOT_SUPPORTED, SqlState::INVALID_PARAMETER_VALUE];
+    server_error(error).is_some_and(|error| refused.contains(&error.code()))
+}
+
+/// Refuses another cluster before it sends itself.
+fn check_system(job: &Job<'_>, conninfo: &Conninfo) -> Result<()> {
+    let identification = on_connection(conninfo, async |connection| connection.identify_system().await)?;
+    let (found, expected) = (identification.system_identifier, job.identity.system_identifier);
+    if found != expected {
+        let problem = format!("the server has system identifier {found}, the repository holds {expected}");
+        let object = "the cluster is another one".to_owned();
+        return Err(walkeep_chunkstore::Error::Conflict { object, problem }.into());
+    }
+    Ok(())
+}
+
+/// Runs one piece of work on a replication connection of its own.
+fn on_connection<T>(conninfo: &Conninfo, work: impl AsyncFnOnce(&mut Connection) -> Result<T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("unable to start a replication connection")?;
+    let done = runtime.block_on(async {
+        let mut connection = Connection::connect(conninfo, Purpose::PhysicalReplication)
+            .await
+            .context("unable to open a replication connection")?;
+        let done = work(&mut connection).await;
+        connection.close().await;
+        done
+    });
+    // A name may still be looked up, which nobody can interrupt.
+    runtime.shutdown_background();
+    done
+}
+
+/// A tablespace as the backup's root names it; none for the data directory.
+fn tablespace(row: &BackupTablespace) -> Option<Tablespace> {
+    let (oid, location) = row.place.as_ref()?;
+    // An in-place tablespace has no place of its own.
+    let location = location.starts_with('/').then(|| location.clone());
+    Some(Tablespace { oid: *oid, location })
+}
+
+/// A server that complains about page checksums has found damage, even where nothing is found here.
+fn with_servers_complaint(errors: PageErrors, end: &BackupEnd) -> PageErrors {
+    let Some(complaint) = &end.damage else { return errors };
+    for warning in &end.warnings {
+        tracing::warn!("the server says: {warning}");
+    }
+    tracing::warn!("the server says: {complaint}");
+    if errors.total > 0 {
+        return errors;
+    }
+    let mut listed: Vec<PageError> = end.warnings.iter().filter_map(page_error).collect();
+    if listed.is_empty() {
+        listed.push(PageError { path: "(unknown)".to_owned(), block: 0, problem: complaint.to_string() });
+    }
+    PageErrors { total: listed.len() as u64, listed }
+}
+
+/// A warning about one block, whatever language it is in: it quotes the file, and the first number behind is the block.
+fn page_error(warning: &ServerMessage) -> Option<PageError> {
+    let mut quoted = warning.message.split('"');
+    let path = quoted.nth(1)?.trim_start_matches("./").to_owned();
+    RelationFile::parse(&path)?;
+    let digits = quoted.next()?.split(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty())?;
+    Some(PageError { path, block: digits.parse().ok()?, problem: warning.message.clone() })
+}
+
+fn store_histories(job: &Job<'_>, conninfo: &Conninfo, stopped: &StoppedBackup) -> Result<()> {
+    let level = job.context.config.compression.level;
+    wal_proof::store_histories(&job.archive, stopped.timeline, &|timeline| -> Result<TimelineHistory> {
+        let file = on_connection(conninfo, async |connection| connection.timeline_history(timeline).await)?;
+        let file = file.with_context(|| format!("the server has no history of timeline {timeline}"))?;
+        crate::archive::push_history_text(&job.archive, timeline, &file.content, level).map(|(_, history)| history)
+    })
+}
