@@ -3,6 +3,7 @@
 //! The first byte of the input says how the rest is cut.
 
 use bytes::{Bytes, BytesMut};
+use walkeep_proto::replication::base_backup::{BackupMessage, BackupPosition, BackupTablespace, parse_archive_name};
 use walkeep_proto::replication::scram::{ChannelBinding, NONCE_LENGTH, ScramClient};
 use walkeep_proto::replication::{
     AuthenticationRequest, BackendMessage, NextTimeline, StreamMessage, SystemIdentification, TimelineHistoryFile,
@@ -52,6 +53,9 @@ fn look_inside(message: &BackendMessage) {
     match message {
         BackendMessage::CopyData(payload) => {
             let _ = StreamMessage::decode(payload.clone());
+            if let Ok(BackupMessage::Archive { name, .. }) = BackupMessage::decode(payload.clone()) {
+                assert!(parse_archive_name(&name).is_none() || !name.contains('/'), "no name is a path");
+            }
         }
         BackendMessage::DataRow(row) => read_answers(row),
         BackendMessage::ErrorResponse(said) | BackendMessage::NoticeResponse(said) => {
@@ -66,6 +70,8 @@ fn read_answers(row: &[Option<Bytes>]) {
     let _ = SystemIdentification::parse(row);
     let _ = TimelineHistoryFile::parse(row);
     let _ = NextTimeline::parse(row);
+    let _ = BackupPosition::parse(row);
+    let _ = BackupTablespace::parse(row);
 }
 
 /// Answers a server's SCRAM message; the client's nonce is that of zeroes, so that inputs can continue it.

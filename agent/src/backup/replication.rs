@@ -95,9 +95,23 @@ impl Server {
             identity.major,
             identity.page_size
         );
+        check_tablespaces(session, major)?;
         let mode = u32::from_str_radix(mode, 8).context("unable to understand data_directory_mode")?;
         Ok(Self { major, version: version.clone(), data_checksums: checksums == "on", directory_mode: mode & 0o777 })
     }
+}
+
+/// Before 16, a base backup with a tablespace map leaves out the tablespaces that lie in the data directory itself.
+fn check_tablespaces(session: &Session, major: MajorVersion) -> Result<()> {
+    if major >= MajorVersion::V16 {
+        return Ok(());
+    }
+    let rows = session
+        .rows("SELECT spcname FROM pg_tablespace WHERE spcname !~ '^pg_' AND pg_tablespace_location(oid) !~ '^/'")?;
+    if let Some(name) = rows.into_iter().flatten().flatten().next() {
+        bail!("tablespace '{name}' is in place: PostgreSQL {major} does not send it, use --source local");
+    }
+    Ok(())
 }
 
 /// The identity that a server tells of itself.

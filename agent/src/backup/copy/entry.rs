@@ -127,6 +127,8 @@ fn is_below(name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn head(name: &[u8], kind: tar::EntryType) -> Result<EntryHead> {
@@ -140,6 +142,24 @@ mod tests {
         let mut archive = tar::Archive::new(&header.as_bytes()[..]);
         let entry = archive.entries().unwrap().next().unwrap().unwrap();
         EntryHead::of(&entry, Some(16_385))
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_entries_or_an_error(mut bytes in proptest::collection::vec(any::<u8>(), 0..2000), sealed: bool) {
+            if let Some(header) = bytes.first_chunk_mut::<512>().filter(|_| sealed) {
+                let mut valid = tar::Header::from_byte_slice(header).clone();
+                valid.set_cksum();
+                *header = *valid.as_bytes();
+            }
+            let mut archive = tar::Archive::new(&bytes[..]);
+            for entry in archive.entries().unwrap() {
+                let Ok(entry) = entry else { break };
+                if let Ok(head) = EntryHead::of(&entry, None) {
+                    prop_assert!(is_below(&head.path), "{head:?}");
+                }
+            }
+        }
     }
 
     #[test]

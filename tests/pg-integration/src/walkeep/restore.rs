@@ -65,10 +65,10 @@ impl<'a> Restore<'a> {
         self
     }
 
-    /// Maps every tablespace of `cluster` to a directory of its own, so that both clusters can live on one machine.
+    /// Maps every tablespace with a place of its own, of `cluster` to a directory of its own, so that both clusters can live on one machine.
     #[must_use]
     pub fn map_tablespaces(mut self, cluster: &Cluster) -> Self {
-        let query = "select oid, spcname from pg_tablespace where spcname !~ '^pg_'";
+        let query = "select oid, spcname from pg_tablespace where pg_tablespace_location(oid) ~ '^/'";
         for row in cluster.query(query) {
             let [Some(oid), Some(name)] = row.as_slice() else { continue };
             let directory = self.scratch.subdirectory(&format!("tablespace-{name}"));

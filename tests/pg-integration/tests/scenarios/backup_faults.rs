@@ -215,8 +215,13 @@ fn names_what_it_cannot_read(major: MajorVersion) {
 }
 scenario!([V13, V18], names_what_it_cannot_read);
 
-/// Tables come, go, shrink and grow under the copy, and so do files that are none of PostgreSQL's.
 fn survives_files_that_vanish_shrink_and_grow(major: MajorVersion) {
+    survives_thrashing(major, "local");
+}
+scenario!([V13, V18], survives_files_that_vanish_shrink_and_grow);
+
+/// Tables come, go, shrink and grow under the copy, and so do files that are none of PostgreSQL's.
+pub fn survives_thrashing(major: MajorVersion, source: &str) {
     let cluster = Cluster::create(major);
     let walkeep = Walkeep::set_up(&cluster);
     Workload::seeded(Seed::take()).rows(1000).populate(&cluster);
@@ -230,7 +235,7 @@ fn survives_files_that_vanish_shrink_and_grow(major: MajorVersion) {
         scope.spawn(|| thrash_files(&junk, &over));
         scope.spawn(|| thrash_tables(&cluster, &over));
         for round in 0..3 {
-            let backup = walkeep.backup(&["--note", &format!("round={round}")]);
+            let backup = walkeep.backup(&["--source", source, "--note", &format!("round={round}")]);
             assert_eq!(backup["status"], "ok", "{backup}");
         }
     });
@@ -246,7 +251,6 @@ fn survives_files_that_vanish_shrink_and_grow(major: MajorVersion) {
         amcheck(&restored);
     }
 }
-scenario!([V13, V18], survives_files_that_vanish_shrink_and_grow);
 
 /// Ends the threads of a scope however the scope ends.
 struct SetOnDrop<'a>(&'a AtomicBool);

@@ -10,14 +10,15 @@ use std::process::Child;
 
 use serde_json::Value;
 use walkeep_pg_integration::compare::verify_backup;
+use walkeep_pg_integration::user::{create_directory, write_file};
 use walkeep_pg_integration::wait::SOON;
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_load};
 use walkeep_pg_integration::{
-    Cluster, Digest, MajorVersion, Output, Seed, StopMode, Walkeep, Workload, amcheck, checksums, create_marker,
-    scenario, wait_until,
+    Cluster, Digest, MajorVersion, Output, Scratch, Seed, StopMode, Walkeep, Workload, amcheck, checksums,
+    create_marker, scenario, wait_until,
 };
 
-use crate::backup_faults::{copying, spawned};
+use crate::backup_faults::{copying, fails_with, spawned};
 
 const WIRE: [&str; 2] = ["--source", "replication"];
 
@@ -77,13 +78,33 @@ fn a_running_cluster_comes_back(major: MajorVersion) {
 scenario!(per_major, a_running_cluster_comes_back);
 
 /// An idle cluster backed up both ways: the second stores next to nothing, whichever it is, and all restore to the same files.
+/// With everything that a data directory may be: open to the group, its WAL elsewhere, tablespaces in place and elsewhere,
+/// unlogged and temporary tables, names of all kinds.
 fn both_sources_give_the_same(major: MajorVersion) {
-    let cluster = Cluster::options(major).wal_segment_mb(1).setting("autovacuum", "off").create();
+    let elsewhere = Scratch::new("wal");
+    let wal = format!("--waldir={}", elsewhere.path().join("wal").display());
+    let options = Cluster::options(major).group_access().wal_segment_mb(1).initdb_arg(&wal);
+    let cluster = options.setting("autovacuum", "off").setting("allow_in_place_tablespaces", "on").create();
     let walkeep = Walkeep::set_up(&cluster);
     let mut workload = Workload::seeded(Seed::take()).rows(1000);
     workload.populate(&cluster);
     workload.populate_tablespace(&cluster);
     pgbench_init(&cluster, 3);
+    cluster.sql("create tablespace inside location ''");
+    if major < MajorVersion::V16 {
+        // The server would leave it out without a word.
+        fails_with(&walkeep, &WIRE, 1, &["tablespace 'inside' is in place", "use --source local"]);
+        cluster.sql("drop tablespace inside");
+        // Nobody is to leave hints behind later.
+        cluster.sql("vacuum pg_tablespace");
+    } else {
+        cluster.sql("create table inside_rows tablespace inside as select generate_series(1, 3000) i");
+    }
+    let session = cluster.session("postgres");
+    session.sql("create temp table passing as select generate_series(1, 3000) i");
+    create_directory(&cluster.data().join("empty"));
+    write_file(&cluster.data().join("odd name ü\t'\"%"), "odd");
+    write_file(&cluster.data().join("empty file"), "");
     cluster.sql("checkpoint");
     let mut trees = Vec::new();
     for (number, source) in ["local", "replication", "replication", "local"].into_iter().enumerate() {

@@ -4,7 +4,7 @@ use walkeep_pg_integration::faults::corrupt_page;
 use walkeep_pg_integration::{Cluster, Digest, MajorVersion, Seed, StopMode, Workload, scenario};
 
 use super::{WIRE, being_sent};
-use crate::backup_faults::{ending_of, fails_with, slow_file, small};
+use crate::backup_faults::{ending_of, fails_with, slow_file, small, survives_thrashing};
 
 /// The server sends everything, and then an error: the backup is kept, and says which pages are damaged.
 fn damaged_pages_are_named(major: MajorVersion) {
@@ -28,6 +28,27 @@ fn damaged_pages_are_named(major: MajorVersion) {
     walkeep.verify();
 }
 scenario!(per_major, damaged_pages_are_named);
+
+/// The server takes a page with an LSN of the future for one that was just written, and does not check it.
+fn a_page_of_the_future_is_damage(major: MajorVersion) {
+    let (mut cluster, walkeep) = small(major);
+    cluster.sql("create table t as select i, md5(i::text) from generate_series(1, 20000) i");
+    let file = cluster.relation_file("t");
+    let relative = file.strip_prefix(cluster.data()).expect("it lies inside").display().to_string();
+    cluster.stop(StopMode::Fast);
+    let page = std::fs::File::options().write(true).open(&file).expect("the table is there");
+    std::os::unix::fs::FileExt::write_all_at(&page, &[0xFF; 8], 5 * 8192).expect("it can be written to");
+    cluster.start();
+    let output = walkeep.run(&["backup", "--source", "replication"]).expect_code(5);
+    output.assert_says("1 damaged pages");
+    output.assert_says(&format!("'{relative}' block 5:"));
+}
+scenario!([V13, V18], a_page_of_the_future_is_damage);
+
+fn survives_what_vanishes_shrinks_and_grows(major: MajorVersion) {
+    survives_thrashing(major, "replication");
+}
+scenario!([V13, V15, V18], survives_what_vanishes_shrinks_and_grows);
 
 /// The server goes away, or ends the session, in the middle of the data.
 fn a_lost_connection_leaves_nothing(major: MajorVersion) {
@@ -69,7 +90,17 @@ fn what_is_missing_is_told(major: MajorVersion) {
 }
 scenario!([V13, V17], what_is_missing_is_told);
 
-/// Tablespaces come and go while the server sends; names that are no UTF-8 are names all the same.
+/// A name that tar cannot hold is the server's own error; the backup from the files takes it.
+fn a_name_too_long_for_the_server_is_told(major: MajorVersion) {
+    let (cluster, walkeep) = small(major);
+    let long = format!("pg_wal_archive_{}", "x".repeat(100));
+    walkeep_pg_integration::user::write_file(&cluster.data().join(&long), "bytes");
+    fails_with(&walkeep, &WIRE, 1, &["file name too long for tar format", &long]);
+    assert_eq!(walkeep.backup(&["--source", "local"])["status"], "ok");
+}
+scenario!([V13, V18], a_name_too_long_for_the_server_is_told);
+
+/// Tablespaces and databases come and go while the server sends; names that are no UTF-8 are names all the same.
 fn tablespaces_come_and_go(major: MajorVersion) {
     use std::os::unix::ffi::OsStrExt;
 
@@ -80,8 +111,14 @@ fn tablespaces_come_and_go(major: MajorVersion) {
     cluster.sql("create table there tablespace old as select generate_series(1, 1000) i");
     let odd = cluster.data().join(std::ffi::OsStr::from_bytes(b"odd\xFFname"));
     walkeep_pg_integration::user::write_file(&odd, "bytes");
+    cluster.sql("create database leaving");
     let slow = slow_file(&cluster);
     let child = being_sent(&walkeep, &cluster);
+    cluster.sql("drop database leaving");
+    cluster.sql("create database coming");
+    if major >= MajorVersion::V15 {
+        cluster.sql("create database copied strategy file_copy");
+    }
     cluster.create_tablespace("new");
     cluster.sql("create table here tablespace new as select generate_series(1, 1000) i");
     cluster.sql("drop table there");
