@@ -32,3 +32,6 @@ elapsed() {
     local seconds=$1
     if ((seconds < 60)); then printf '%d s' "$seconds"; else printf '%d min %d s' $((seconds / 60)) $((seconds % 60)); fi
 }
+
+# Where scripts/deploy-tools puts programs that only tests use.
+tools_directory() { printf '%s\n' "${WALKEEP_TOOLS_DIR:-${HOME:?}/.cache/walkeep/tools}"; }
