@@ -1,0 +1,42 @@
+# What the checks inside scripts/scratch-root share. To be sourced; PostgreSQL 15 is installed in the copy.
+# shellcheck shell=bash
+
+cluster=/var/lib/postgresql/15/main
+export PGHOST=/run/postgresql PATH=/usr/lib/postgresql/15/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+
+fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
+
+# promise WHAT COMMAND…: fails with WHAT and the command when it fails.
+promise() {
+    local what=$1
+    shift
+    "$@" || fail "$what: $*"
+}
+
+# equals WHAT EXPECTED ACTUAL
+equals() { [[ $2 == "$3" ]] || fail "$1: expected '$2', found '$3'"; }
+
+# Runs a command as the server's user.
+as_postgres() { runuser -u postgres -- "$@"; }
+
+# wait_for WHAT COMMAND…: until the command succeeds, for a minute.
+wait_for() {
+    local what=$1 deadline=$((SECONDS + 60))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        ((SECONDS < deadline)) || fail "waited a minute for $what"
+        sleep 0.1
+    done
+}
+
+# A running cluster where Debian would put it, with a table.
+start_cluster() {
+    rm -rf "$cluster"
+    install -d -o postgres -g postgres -m 0755 /var/lib/postgresql /var/lib/postgresql/15 "$PGHOST"
+    as_postgres initdb --auth=trust --no-sync --data-checksums --pgdata="$cluster" >/dev/null
+    as_postgres pg_ctl --silent --wait --pgdata="$cluster" --log=/var/lib/postgresql/log \
+        --options="-c listen_addresses='' -c unix_socket_directories=$PGHOST" start >/dev/null
+    as_postgres psql -qXc 'create table kept as select generate_series(1, 1000) as number'
+}
+
+restart_cluster() { as_postgres pg_ctl --silent --wait --pgdata="$cluster" --mode=fast restart >/dev/null; }
