@@ -32,6 +32,7 @@
 //! |---|---|
 //! | `WALKEEP_PG_DIR` | where `scripts/postgres-servers` put the servers |
 //! | `WALKEEP_S3_DIR` | where `scripts/s3-servers` put the S3 servers |
+//! | `WALKEEP_TOOLS_DIR` | where `scripts/deploy-tools` put Prometheus |
 //! | `WALKEEP_BIN_DIR` | where `walkeep` and `walkeep-restore` are; default: beside this build |
 //! | `WALKEEP_FULL` | `1`: longer campaigns, and Garage among the S3 servers |
 //! | `WALKEEP_SEED` | the seed to replay |
@@ -47,6 +48,7 @@ pub mod cluster;
 pub mod compare;
 pub mod faults;
 pub mod output;
+pub mod prometheus;
 pub mod s3;
 pub mod seed;
 pub mod servers;
@@ -60,6 +62,7 @@ pub mod workload;
 pub use cluster::{Cluster, ClusterOptions, StopMode};
 pub use compare::{Digest, amcheck, checksums};
 pub use output::Output;
+pub use prometheus::Prometheus;
 pub use seed::Seed;
 pub use servers::{Server, Tools};
 pub use sql::Session;

@@ -29,19 +29,19 @@ pub(super) enum Mode {
 ///
 /// The socket is bound and never listens: connecting to it is refused, and with SO_REUSEADDR a server can listen there.
 #[derive(Debug)]
-pub(super) struct Port {
+pub(crate) struct Port {
     _held: TcpSocket,
     address: SocketAddr,
 }
 
 impl Port {
-    pub(super) fn reserve() -> Self {
+    pub(crate) fn reserve() -> Self {
         let socket = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).expect("a port of the loopback interface");
         let address = socket.local_addr().expect("a bound socket has an address");
         Self { _held: socket, address }
     }
 
-    pub(super) const fn address(&self) -> SocketAddr {
+    pub(crate) const fn address(&self) -> SocketAddr {
         self.address
     }
 }
@@ -87,7 +87,7 @@ impl Gate {
     }
 
     /// Where it is.
-    pub(super) const fn address(&self) -> SocketAddr {
+    pub(crate) const fn address(&self) -> SocketAddr {
         self.port.address()
     }
 

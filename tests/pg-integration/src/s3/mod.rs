@@ -24,11 +24,11 @@
 pub mod client;
 mod conditional;
 mod garage;
-mod gate;
+pub(crate) mod gate;
 pub mod in_process;
 mod locks;
 pub mod policy;
-mod process;
+pub(crate) mod process;
 mod programs;
 pub mod proxy;
 mod rules;

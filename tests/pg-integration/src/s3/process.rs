@@ -13,7 +13,7 @@ use crate::wait::{SOON, try_poll};
 
 /// A server process on a reserved port; killed on drop.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     port: Port,
     log: PathBuf,
     child: Option<Child>,
@@ -21,17 +21,17 @@ pub(super) struct Process {
 
 impl Process {
     /// Nothing runs yet; the server's output will go to `log`.
-    pub(super) fn new(port: Port, log: PathBuf) -> Self {
+    pub(crate) fn new(port: Port, log: PathBuf) -> Self {
         Self { port, log, child: None }
     }
 
-    pub(super) const fn address(&self) -> SocketAddr {
+    pub(crate) const fn address(&self) -> SocketAddr {
         self.port.address()
     }
 
     /// Starts `command`, and returns when it answers HTTP on the port.
     #[track_caller]
-    pub(super) fn start(&mut self, mut command: Command) {
+    pub(crate) fn start(&mut self, mut command: Command) {
         assert!(self.child.is_none(), "{command:?} is running already");
         let log = || {
             let file = File::options().create(true).append(true).open(&self.log);
@@ -83,7 +83,7 @@ fn answers(address: SocketAddr) -> bool {
 impl Drop for Process {
     fn drop(&mut self) {
         if std::thread::panicking() && self.child.is_some() {
-            eprintln!("-- log of the S3 server on {}\n{}\n--", self.address(), self.log_text());
+            eprintln!("-- log of the server on {}\n{}\n--", self.address(), self.log_text());
         }
         self.kill();
     }

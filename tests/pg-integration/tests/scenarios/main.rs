@@ -11,6 +11,7 @@ mod faults;
 mod harness;
 mod layouts;
 mod over_the_wire;
+mod monitoring;
 mod restore_faults;
 mod rocksdb_deleted;
 mod s3;
