@@ -29,6 +29,13 @@ wait_for() {
     done
 }
 
+# As if this machine had never seen Walkeep, and were none of the images that forbid packages to start and stop anything.
+fresh_machine() {
+    dpkg --purge walkeep walkeep-restore >/dev/null 2>&1 || true
+    rm -rf /etc/walkeep /var/lib/walkeep /srv/walkeep /usr/local/bin/walkeep* /etc/systemd/system/walkeep*
+    rm -f /usr/sbin/policy-rc.d
+}
+
 # A running cluster where Debian would put it, with a table.
 start_cluster() {
     rm -rf "$cluster"
