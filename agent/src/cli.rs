@@ -146,7 +146,7 @@ pub struct BackupArgs {
 /// `walkeep verify`.
 #[derive(Clone, Debug, Args)]
 pub struct VerifyArgs {
-    /// Read this share of packs and WAL completely; of the rest, only structure and size.
+    /// Read this share of packs and WAL completely, another one each day; of the rest, only structure and size.
     #[arg(long, value_name = "PCT", default_value_t = 100, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub sample: u8,
     /// Verify what this backup needs, and nothing else.

@@ -11,7 +11,7 @@ use synthetic::remote::{Call, Remote};
 use synthetic::{Archive, SEGMENT, Wal, size, time};
 use walkeep_chunkstore::console::{Progress, Show};
 use walkeep_chunkstore::storage::{MemoryStorage, ObjectKey, Storage};
-use walkeep_chunkstore::verify::{VerifyOptions, VerifyReport, verify};
+use walkeep_chunkstore::verify::{Sample, VerifyOptions, VerifyReport, verify};
 use walkeep_proto::lsn::Lsn;
 use walkeep_restore::fetch_wal::CANNOT_TELL;
 use walkeep_restore::plan::{Request, Stop, human};
@@ -30,7 +30,7 @@ fn damage_tails(storage: &dyn Storage) {
 }
 
 fn verified(archive: &Archive) -> VerifyReport {
-    let options = VerifyOptions { sample: 100, backup: None, jobs: 1 };
+    let options = VerifyOptions { sample: Sample::ALL, backup: None, jobs: 1 };
     let progress = Progress::start("verify", 0, Show::Nothing);
     verify(&archive.repository, &archive.layout, &options, &progress).unwrap()
 }

@@ -24,12 +24,35 @@ use crate::repository::{BackupId, Repository};
 /// What to verify.
 #[derive(Clone, Debug)]
 pub struct VerifyOptions {
-    /// Percent of packs and WAL objects that are read completely.
-    pub sample: u8,
+    /// Which packs and WAL objects are read completely.
+    pub sample: Sample,
     /// Only what this backup needs.
     pub backup: Option<BackupId>,
     /// Threads.
     pub jobs: usize,
+}
+
+/// A share of all objects. Consecutive turns take consecutive shares: after `100 / percent` of them every object was in one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// How much it is, 0 to 100.
+    pub percent: u8,
+    /// Which share of this size: any number that grows by one each time, like the day.
+    pub turn: u64,
+}
+
+impl Sample {
+    /// Every object.
+    pub const ALL: Self = Self { percent: 100, turn: 0 };
+
+    /// Whether an object is in it: decided by its name and the turn alone, so that a turn can be repeated.
+    fn has(self, name: &[u8]) -> bool {
+        let percent = u64::from(self.percent);
+        let place =
+            u64::from_le_bytes(*blake3::hash(name).as_bytes().first_chunk().expect("32 bytes are at least 8")) % 100;
+        let begin = (self.turn % 100) * percent % 100;
+        (place + 100 - begin) % 100 < percent
+    }
 }
 
 /// One damaged object.
@@ -137,8 +160,40 @@ fn check_index_objects(repository: &Repository, findings: &Findings<'_>) -> Resu
     Ok(())
 }
 
-/// Whether an object is among the sample: its name decides, so the same share is the same objects.
-fn in_sample(name: &[u8], percent: u8) -> bool {
-    let hash = blake3::hash(name);
-    u64::from(hash.as_bytes()[0]) * 100 < u64::from(percent) * 256
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> impl Iterator<Item = [u8; 8]> {
+        (0_u64..2000).map(u64::to_le_bytes)
+    }
+
+    #[test]
+    fn every_object_is_in_one_of_ten_consecutive_tenths() {
+        for first in [0, 7, u64::MAX - 20] {
+            let sample = |turn| Sample { percent: 10, turn };
+            for name in names() {
+                let times = (first..first + 10).filter(|turn| sample(*turn).has(&name)).count();
+                assert_eq!(times, 1, "{name:?} from turn {first} on");
+            }
+        }
+    }
+
+    #[test]
+    fn weekly_turns_of_days_take_all_tenths_too() {
+        let seen = |name: &[u8]| (0..10).any(|week| Sample { percent: 10, turn: 20_000 + 7 * week }.has(name));
+        assert!(names().all(|name| seen(&name)));
+    }
+
+    #[test]
+    fn a_share_is_as_large_as_it_says() {
+        for (percent, turn) in [(0, 3), (1, 5), (10, 12), (35, 9), (100, 4)] {
+            let taken = names().filter(|name| Sample { percent, turn }.has(name)).count();
+            assert!(taken.abs_diff(usize::from(percent) * 20) < 100, "{taken} of 2000 for {percent} %");
+            assert!(
+                !matches!((percent, taken), (0, 1..)) && (percent < 100 || taken == 2000),
+                "{taken} for {percent} %"
+            );
+        }
+    }
 }

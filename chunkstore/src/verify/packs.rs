@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Findings, PackList, VerifyOptions, in_sample};
+use super::{Findings, PackList, VerifyOptions};
 use crate::container::Decompressor;
 use crate::error::Result;
 use crate::id::PackId;
@@ -25,7 +25,7 @@ pub(super) fn check(
         checked.iter().filter_map(|pack| Some((pack.0, pack.1, *packs.get(pack)?))).collect();
     findings.report.lock().packs = list.len() as u64;
     for_each(&list, options.jobs, |(kind, id, size)| {
-        let whole = in_sample(id.as_bytes(), options.sample);
+        let whole = options.sample.has(id.as_bytes());
         match check_pack(repository, (*kind, *id), *size, whole, findings) {
             Err(error) => findings.take(kind.key(*id)?, error),
             Ok(()) => Ok(()),

@@ -7,7 +7,7 @@ use walkeep_proto::segment::{SegmentNumber, WalFileName, WalSegment, WalSegmentS
 use walkeep_proto::timeline::TimelineHistory;
 use walkeep_proto::wal::segment_scan::SegmentEnd;
 
-use super::{Findings, VerifyOptions, in_sample};
+use super::{Findings, VerifyOptions};
 use crate::error::{Error, Result};
 use crate::parallel::for_each;
 use crate::repository::layout::ClusterLayout;
@@ -150,7 +150,7 @@ fn check_segment(
 ) -> Result<()> {
     let name = segment.file_name(size);
     archive.summary(segment, size)?;
-    if in_sample(name.as_bytes(), options.sample) {
+    if options.sample.has(name.as_bytes()) {
         let file: WalFileName = name.parse().map_err(|e| Error::Invalid(format!("{e}")))?;
         let bytes = archive.fetch(&file)?.ok_or_else(|| Error::not_found(format_args!("WAL segment {name}")))?;
         findings.read(bytes.len() as u64);

@@ -18,7 +18,7 @@ use walkeep_chunkstore::repository::{
     BackupKind, BackupManifest, BackupStatistics, BackupStatus, ClusterIdentity, Repository,
 };
 use walkeep_chunkstore::storage::LocalStorage;
-use walkeep_chunkstore::verify::{VerifyOptions, verify};
+use walkeep_chunkstore::verify::{Sample, VerifyOptions, verify};
 use walkeep_chunkstore::wal::{Tail, WalArchive};
 use walkeep_proto::lsn::Lsn;
 use walkeep_proto::segment::{WalFileName, WalSegment, WalSegmentSize};
@@ -162,7 +162,7 @@ fn check(directory: &Path, has_tail: bool) {
     assert_eq!(archive.fetch(&name).unwrap().as_deref(), Some(bytes.as_slice()));
     let history = archive.history("2".parse().unwrap()).unwrap().unwrap();
     assert_eq!(history.switches()[0].switch_lsn, "0/5000000".parse().unwrap());
-    let options = VerifyOptions { sample: 100, backup: None, jobs: 1 };
+    let options = VerifyOptions { sample: Sample::ALL, backup: None, jobs: 1 };
     let report = verify(&repository, &layout, &options, &Progress::start("verify", 0, Show::Nothing)).unwrap();
     assert_eq!((report.damage, report.backups, report.segments), (Vec::new(), 2, 1));
     assert_eq!((report.notes, report.tails), (Vec::new(), u64::from(has_tail)));

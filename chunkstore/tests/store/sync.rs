@@ -11,7 +11,7 @@ use walkeep_chunkstore::mirror::{Class, Copying, SyncReport, Syncing, join, miss
 use walkeep_chunkstore::repository::Repository;
 use walkeep_chunkstore::repository::layout::ClusterLayout;
 use walkeep_chunkstore::storage::{Fault, FaultyStorage, LocalStorage, MemoryStorage, ObjectKey, Storage};
-use walkeep_chunkstore::verify::{VerifyOptions, VerifyReport, verify};
+use walkeep_chunkstore::verify::{Sample, VerifyOptions, VerifyReport, verify};
 use walkeep_chunkstore::{ErrorKind, Result};
 
 use crate::common::load;
@@ -40,7 +40,7 @@ fn sync(from: &MemoryStorage, to: &dyn Storage) -> Result<SyncReport> {
 }
 
 fn verified(storage: &(impl Storage + Clone + 'static)) -> VerifyReport {
-    let options = VerifyOptions { sample: 100, backup: None, jobs: 1 };
+    let options = VerifyOptions { sample: Sample::ALL, backup: None, jobs: 1 };
     let layout = ClusterLayout::new("golden").unwrap();
     verify(&open(storage).unwrap(), &layout, &options, &Progress::start("verify", 0, Show::Nothing)).unwrap()
 }
