@@ -13,6 +13,8 @@
 user_of() {
     local user
     user=$(stage_setting "$1" USER)
+    # curlimages/curl's.
+    [[ $1 != curl ]] || user=100:101
     printf '%s\n' "${user:-0:0}"
 }
 
@@ -64,7 +66,7 @@ mount_volumes() {
 
 # create SERVICE LAYER: the service's root, with everything mounted.
 create() {
-    local name=$1 layer=$2 container=$work/containers/$1 read_only
+    local name=$1 layer=$2 container=$work/containers/$1 read_only user directory check
     [[ ! -e $container ]] || remove "$name"
     mkdir -p "$container"
     mount_root "$layer" "$container/changes" "$container/root"
@@ -74,30 +76,37 @@ create() {
     : >"$container/root/etc/hosts"
     mount --bind "$container/hosts" "$container/root/etc/hosts"
     mkdir -p "$container/root/mnt"
-    # The official image has its server in the image.
+    # What the official images have in them.
     [[ $layer != postgres ]] || mount --bind "$postgres" "$container/root/usr/lib/postgresql/server"
+    if [[ $name == garage ]]; then
+        : >"$container/root/garage"
+        mount --bind "${garage:?}" "$container/root/garage"
+    fi
     mount_volumes "$name" "$container/root"
     read_only=$(service "$name" '.read_only // false')
     [[ $read_only != true ]] || mount -o remount,ro "$container/root"
-    echo "$layer" >"$container/layer"
-    {
-        environment_of "$layer"
-        service "$name" '(.environment // {}) | to_entries[] | "\(.key)=\(.value)"'
-    } >"$container/environment"
-}
-
-# in_root SERVICE COMMAND…: a program in a created service's root, with its user, rights and environment.
-in_root() {
-    local name=$1 container=$work/containers/$1 layer user environment directory rights=()
-    shift
-    layer=$(<"$container/layer")
     user=$(user_of "$layer")
     directory=$(stage_setting "$layer" WORKDIR)
-    mapfile -t environment <"$container/environment"
-    [[ $(service "$name" '.cap_drop // [] | index("ALL")') == null ]] || rights=(--bounding-set=-all --inh-caps=-all)
-    [[ -z $(service "$name" '.security_opt // [] | .[]') ]] || rights+=(--no-new-privs)
-    "${enter[@]}" chroot "$container/root" setpriv --reuid="${user%:*}" --regid="${user#*:}" --clear-groups "${rights[@]}" \
-        env -i -C "${directory:-/}" HOSTNAME="$name" "${environment[@]}" "$@"
+    {
+        printf '%s\n' setpriv --reuid="${user%:*}" --regid="${user#*:}" --clear-groups
+        [[ $(service "$name" '.cap_drop // [] | index("ALL")') == null ]] || printf '%s\n' --bounding-set=-all --inh-caps=-all
+        [[ -z $(service "$name" '.security_opt // [] | .[]') ]] || printf '%s\n' --no-new-privs
+        printf '%s\n' env -i -C "${directory:-/}" "HOSTNAME=$name"
+        environment_of "$layer"
+        service "$name" '(.environment // {}) | to_entries[] | "\(.key)=\(.value)"'
+    } >"$container/as"
+    check=$(service "$name" '.healthcheck.test // empty | .[1:] | tojson')
+    [[ -n $check ]] || check=$(stage_setting "$layer" HEALTHCHECK | sed 's/.*CMD \[/[/')
+    words "${check/#NONE/null}" >"$container/check"
+}
+
+# in_root SERVICE COMMAND…: a program in a created service's root, with its user, rights and environment. The caller says by
+# `enter` in which namespaces.
+in_root() {
+    local container=$work/containers/$1 as
+    shift
+    mapfile -t as <"$container/as"
+    "${enter[@]}" chroot "$container/root" "${as[@]}" "$@"
 }
 
 # start SERVICE COMMAND…: the first process of a created container; returns when it has ended.
@@ -125,7 +134,8 @@ command_line() {
     entrypoint=$(service "$name" '.entrypoint // empty | tojson')
     [[ -n $entrypoint ]] || entrypoint=$(stage_setting "$layer" ENTRYPOINT)
     # The official image's, which the stage postgres inherits.
-    words "${entrypoint:-[\"docker-entrypoint.sh\"]}"
+    [[ -n $entrypoint || $layer != postgres ]] || entrypoint='["docker-entrypoint.sh"]'
+    words "${entrypoint:-null}"
     if (($#)); then
         printf '%s\0' "$@"
     else
@@ -150,21 +160,19 @@ up() {
 
 # run SERVICE LAYER ARGUMENT…: a service in the foreground, with other arguments: `docker compose run --rm`.
 run() {
-    local name=$1 line
+    local name=$1 line status=0
     create "$1" "$2"
     mapfile -d '' -t line < <(command_line "$@")
-    start "$name" "${line[@]}" </dev/null
+    start "$name" "${line[@]}" </dev/null || status=$?
+    rm "$work/containers/$name/pid"
+    return "$status"
 }
 
 # healthy SERVICE: whether its healthcheck passes.
 healthy() {
-    local check layer
-    [[ -s $work/containers/$1/pid ]] || return 1
-    layer=$(<"$work/containers/$1/layer")
-    check=$(service "$1" '.healthcheck.test // empty | .[1:] | tojson')
-    [[ -n $check ]] || check=$(stage_setting "$layer" HEALTHCHECK | sed 's/.*CMD \[/[/')
-    mapfile -d '' -t check < <(words "$check")
-    inside "$1" "${check[@]}" >"$work/containers/$1/health" 2>&1
+    local container=$work/containers/$1 check
+    mapfile -d '' -t check <"$container/check"
+    [[ -s $container/pid ]] && inside "$1" "${check[@]}" >"$container/health" 2>&1
 }
 
 ended() { [[ -e $work/containers/$1/status ]]; }
@@ -194,13 +202,16 @@ logs() {
     done
 }
 
-# wait_for SECONDS WHAT COMMAND…: until the command succeeds.
+# wait_for SECONDS WHAT COMMAND…: until the command succeeds; in vain as soon as a container has ended by itself.
 wait_for() {
-    local seconds=$1 what=$2 attempt
+    local until=$((SECONDS + $1)) what=$2 container
     shift 2
-    for ((attempt = 0; attempt < seconds * 10; attempt++)); do
-        ! "$@" || return 0
-        sleep 0.1
+    until "$@"; do
+        ((SECONDS < until)) || die "waited in vain for $what"
+        for container in "$work"/containers/*; do
+            [[ $1 == ended || ! -e $container/status || ! -e $container/pid ]] ||
+                die "$(basename "$container") ended with code $(<"$container/status") while waiting for $what"
+        done
+        sleep 0.2
     done
-    die "waited $seconds s in vain for $what"
 }
