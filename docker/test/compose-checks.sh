@@ -2,7 +2,7 @@
 # told before it fails.
 # shellcheck shell=bash
 
-: "${root:?}" "${tools:?}" "${work:?}" "${compose:?}" "${program:?}"
+: "${root:?}" "${tools:?}" "${promtool:?}" "${work:?}" "${compose:?}" "${program:?}"
 
 findings=0
 finding() {
@@ -81,6 +81,17 @@ if [[ -e $dashboard ]]; then
     while IFS= read -r named; do
         [[ $named == "$uid" || $named == '$'* || $named == '-- Grafana --' || $named == grafana ]] || finding "the dashboard asks the data source '$named', the one here is '$uid'"
     done < <(jq -r '[.. | objects | .datasource? | objects | .uid? | strings] | unique[]' "$dashboard")
+fi
+
+# Prometheus takes its configuration with the rules at their place, and asks under the name that the rules look for.
+rules=$root/deploy/prometheus/walkeep.rules.yml
+if [[ -e $rules ]]; then
+    mkdir "$work/prometheus"
+    cp "$root/docker/prometheus/prometheus.yml" "$rules" "$work/prometheus/"
+    "$promtool" check config "$work/prometheus/prometheus.yml" >"$work/said" 2>&1 || finding "promtool objects: $(<"$work/said")"
+    while IFS= read -r job; do
+        grep -qxF "  - job_name: $job" "$root/docker/prometheus/prometheus.yml" || finding "the alert rules look for the job '$job', which docker/prometheus/prometheus.yml does not have"
+    done < <(grep -o 'job="[^"]*"' "$rules" | sort -u | sed 's/job="\(.*\)"/\1/')
 fi
 
 ((findings == 0)) || die "docker/compose.yaml: $findings findings"
