@@ -7,7 +7,7 @@
 #   $work/secrets/NAME    a secret
 # shellcheck shell=bash
 
-: "${root:?}" "${work:?}" "${postgres:?}"
+: "${root:?}" "${work:?}" "${servers:?}"
 
 # The user of an image, as numbers.
 user_of() {
@@ -77,7 +77,7 @@ create() {
     mount --bind "$container/hosts" "$container/root/etc/hosts"
     mkdir -p "$container/root/mnt"
     # What the official images have in them.
-    [[ $layer != postgres ]] || mount --bind "$postgres" "$container/root/usr/lib/postgresql/server"
+    [[ $layer != postgres ]] || mount --bind "$servers/$(service postgres .build.args.POSTGRES)" "$container/root/usr/lib/postgresql/server"
     if [[ $name == garage ]]; then
         : >"$container/root/garage"
         mount --bind "${garage:?}" "$container/root/garage"
@@ -158,10 +158,9 @@ up() {
     wait_for 10 "the first process of $name" test -s "$container/pid"
 }
 
-# run SERVICE LAYER ARGUMENT…: a service in the foreground, with other arguments: `docker compose run --rm`.
+# run SERVICE LAYER ARGUMENT…: a created service in the foreground, with other arguments: `docker compose run --rm`.
 run() {
     local name=$1 line status=0
-    create "$1" "$2"
     mapfile -d '' -t line < <(command_line "$@")
     start "$name" "${line[@]}" </dev/null || status=$?
     rm "$work/containers/$name/pid"
@@ -190,8 +189,9 @@ stop() {
 remove() {
     local container=$work/containers/$1
     stop "$1" KILL
-    umount --recursive "$container/root"
-    rm -rf "$container"
+    # What is still mounted belongs to this machine.
+    umount --recursive "$container/root" || die "unable to unmount the root of $1"
+    rm -rf --one-file-system "$container"
 }
 
 logs() {

@@ -65,6 +65,13 @@ make_layer() {
     [[ ! -e $path ]] || return 0
     under=$(below "$name")
     mkdir -p "${path%/*}"
+    if [[ $path == "$layers"/* && -z ${locked:-} ]]; then
+        # One preparation at a time; a second one then finds what it needs. Held to the end.
+        exec 8>"$layers/.lock"
+        flock 8
+        locked=1
+        [[ ! -e $path ]] || return 0
+    fi
     if [[ $name == base ]]; then
         log "debootstrap: Debian $suite"
         rm -rf "$path.new"
