@@ -14,7 +14,7 @@ suite=bookworm
 layer_path() {
     local made_by
     case $1 in
-    base) made_by=$suite ;;
+    base) made_by="$suite, version 1" ;;
     database) made_by=$(layer_path base; cat "$root/docker/test/postgres-image" "$root/docker/steps/packages") ;;
     curl) made_by=$(layer_path base; cat "$root/docker/steps/packages") ;;
     runtime) made_by=$(layer_path base; stage_instructions runtime; cat "$root"/docker/steps/{packages,runtime}) ;;
@@ -74,10 +74,14 @@ make_layer() {
     fi
     if [[ $name == base ]]; then
         log "debootstrap: Debian $suite"
-        rm -rf "$path.new"
-        debootstrap --variant=minbase "$suite" "$path.new" http://deb.debian.org/debian >"$work/debootstrap.log" ||
-            die "unable to make a Debian: $(tail -n 3 "$work/debootstrap.log")"
-        # As in Debian's own images.
+        local attempt
+        for attempt in 1 2 3; do
+            rm -rf "$path.new"
+            ! debootstrap --variant=minbase "$suite" "$path.new" http://deb.debian.org/debian >"$work/debootstrap.log" || break
+            ((attempt < 3)) || die "unable to make a Debian: $(tail -n 3 "$work/debootstrap.log")"
+        done
+        # As in Debian's own images: no lists and packages, and no sync for each file that is installed.
+        echo force-unsafe-io >"$path.new/etc/dpkg/dpkg.cfg.d/unsafe-io"
         rm -rf "$path.new"/var/lib/apt/lists/* "$path.new"/var/cache/apt/*.bin "$path.new"/var/cache/apt/archives/*.deb "$path.new"/var/log/*.log
     else
         make_layer "$under"
