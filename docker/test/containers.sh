@@ -155,7 +155,7 @@ up() {
         start "$name" "${line[@]}" >"$container/log" 2>&1 </dev/null || status=$?
         echo "$status" >"$container/status"
     ) &
-    wait_for 10 "the first process of $name" test -s "$container/pid"
+    wait_for 60 "the first process of $name" test -s "$container/pid"
 }
 
 # run SERVICE LAYER ARGUMENT…: a created service in the foreground, with other arguments: `docker compose run --rm`.
@@ -181,7 +181,7 @@ stop() {
     local container=$work/containers/$1
     [[ -s $container/pid ]] || return 0
     kill -s "${2:-TERM}" "$(<"$container/pid")" 2>/dev/null || true
-    wait_for 60 "$1 to end" ended "$1"
+    wait_for 120 "$1 to end" ended "$1"
     rm "$container/pid"
 }
 
