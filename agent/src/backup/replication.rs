@@ -50,9 +50,9 @@ pub(super) fn copy(job: &Job<'_>, watch: &mut Watch<'_, '_>) -> Result<Settled> 
     let options = job.copy_options(server.data_checksums);
     let mut feeder = ArchiveFeeder::new(incoming, begun, parents, options.jobs);
     let target = Target { repository: &job.context.repository, index, nodes: &nodes };
-    let copied = copy::run(&mut feeder, options, target, watch)?;
+    let mut copied = copy::run(&mut feeder, options, target, watch)?;
 
-    let streamed = feeder.finish()?;
+    let streamed = feeder.finish(std::mem::take(&mut copied.ingested.sums))?;
     let control =
         ControlFile::parse(&streamed.control).context("unable to understand the server's global/pg_control")?;
     check_cluster(&control, "global/pg_control", job.identity)?;

@@ -58,11 +58,24 @@ pub(crate) struct RegionMessage {
     pub(crate) content: RegionContent,
 }
 
+/// Length and CRC-32C of a regular file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSum {
+    /// Path below the data directory.
+    pub path: Vec<u8>,
+    /// Bytes.
+    pub length: u64,
+    /// CRC-32C of the content.
+    pub crc32c: u32,
+}
+
 /// What a finished ingest gives to the backup's root.
 #[derive(Clone, Debug, Default)]
 pub struct Ingested {
     /// The file lists, in order of path.
     pub file_lists: Vec<NodeRef>,
+    /// The regular files, sorted by path, where they came in no order: for who knows what they should be.
+    pub sums: Vec<FileSum>,
     /// Regular files.
     pub files: u64,
     /// Bytes of all files.
@@ -382,7 +395,13 @@ impl Collector {
         if let Some([twice, _]) = entries.array_windows().find(|[a, b]| a.path == b.path) {
             return Err(Error::Invalid(format!("'{}' came twice", twice.display_path())));
         }
-        entries.into_iter().try_for_each(|entry| self.list_entry(entry))
+        for entry in entries {
+            if let FileContent::File { length, crc32c, .. } = entry.content {
+                self.outcome.sums.push(FileSum { path: entry.path.clone(), length, crc32c });
+            }
+            self.list_entry(entry)?;
+        }
+        Ok(())
     }
 
     /// Counts an entry that is about to enter a list.

@@ -13,7 +13,7 @@ mod pack_stream;
 mod pages;
 mod worker;
 
-pub use collector::{FileHead, FileKind, Ingested};
+pub use collector::{FileHead, FileKind, FileSum, Ingested};
 pub use pages::PageRegion;
 pub use worker::{ByteRegion, IngestWorker};
 

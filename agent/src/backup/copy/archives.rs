@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use walkeep_chunkstore::ingest::{FileHead, FileKind, FileOrder, IngestWorker};
+use walkeep_chunkstore::ingest::{FileHead, FileKind, FileOrder, FileSum, IngestWorker};
 use walkeep_chunkstore::node::{Body, REGION};
 use walkeep_proto::backup_manifest::BackupManifest;
 use walkeep_proto::data_directory::{Treatment, exclusion};
@@ -18,7 +18,7 @@ use walkeep_proto::identity::Oid;
 use walkeep_proto::replication::base_backup::ArchiveCompression;
 
 use super::entry::{EntryHead, EntryKind, PartReader, WINDOW};
-use super::manifest::{self, Sum, Sums};
+use super::manifest;
 use super::region::{Buffer, Content, Task};
 use super::{Feeder, Lane, region_of};
 use crate::backup::incoming::{Begun, Event, Incoming};
@@ -60,7 +60,8 @@ pub struct Streamed {
 struct Unpacked {
     parents: ParentIndex,
     buffers: Buffers,
-    sums: Sums,
+    /// Of the files that are not stored as such.
+    sums: Vec<FileSum>,
     backup_label: Option<Vec<u8>>,
     tablespace_map: Vec<u8>,
     control: Option<Vec<u8>>,
@@ -72,7 +73,7 @@ impl ArchiveFeeder {
         let unpacked = Unpacked {
             parents,
             buffers: Buffers::new(jobs + 1),
-            sums: Sums::new(),
+            sums: Vec::new(),
             backup_label: None,
             tablespace_map: Vec::new(),
             control: None,
@@ -80,10 +81,12 @@ impl ArchiveFeeder {
         Self { incoming, begun, unpacked, end: None }
     }
 
-    /// Compares what was received with the server's manifest, and gives what the backup's root needs.
-    pub fn finish(self) -> Result<Streamed> {
+    /// Compares what was received with the server's manifest, and gives what the backup's root needs. `stored` are the
+    /// files that the copy has stored.
+    pub fn finish(self, stored: Vec<FileSum>) -> Result<Streamed> {
         let (manifest, end) = self.end.context("the base backup was not received to its end")?;
-        let Unpacked { sums, backup_label, tablespace_map, control, .. } = self.unpacked;
+        let Unpacked { mut sums, backup_label, tablespace_map, control, .. } = self.unpacked;
+        sums.extend(stored);
         manifest::compare(&manifest, sums, self.begun.start, end.position)
             .context("unable to accept what the server has sent")?;
         let text = |bytes| String::from_utf8(bytes).context("the server's backup_label or tablespace_map is no UTF-8");
@@ -192,7 +195,7 @@ impl Unpacked {
             }
             (EntryKind::File, Treatment::Copy) => self.file(&mut entry, &head, relative, lane),
             // Its sum is in the manifest like that of any other.
-            (EntryKind::File, _) => self.skip(&mut entry, head),
+            (EntryKind::File, _) => self.skip(&mut entry, &head),
         }
         .map_err(|error| error.context("unable to unpack the server's archive"))
     }
@@ -210,13 +213,11 @@ impl Unpacked {
         let regions = u32::try_from(head.size.div_ceil(REGION)).context("a file of over 64 PiB")?;
         let number = lane.file(head.of_kind(FileKind::File { body }), regions)?;
         let path = Arc::<[u8]>::from(&*head.path);
-        let mut crc32c = 0;
         for region in 0..regions {
             let length = (head.size - u64::from(region) * REGION).min(REGION);
             let mut buffer = self.buffers.take(lane)?;
             let bytes = buffer.room(usize::try_from(length).context("a region larger than memory")?);
             entry.read_exact(bytes).with_context(|| head.unreadable())?;
-            crc32c = crc32c::crc32c_append(crc32c, bytes);
             if head.path == CONTROL_FILE {
                 self.control = Some(bytes.to_vec());
             }
@@ -230,33 +231,31 @@ impl Unpacked {
                 parent: self.parents.find(&head.path).and_then(|content| region_of(content, body, region)),
             })?;
         }
-        self.received(head.path.clone(), Sum { length: head.size, crc32c })
+        Ok(())
     }
 
     fn text(&mut self, entry: &mut impl Read, head: &EntryHead) -> Result<Vec<u8>> {
         ensure!(head.size <= LARGEST_TEXT, "{} has {} bytes", head.display_path(), head.size);
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).with_context(|| head.unreadable())?;
-        self.received(head.path.clone(), Sum { length: bytes.len() as u64, crc32c: crc32c::crc32c(&bytes) })?;
+        let (length, crc32c) = (bytes.len() as u64, crc32c::crc32c(&bytes));
+        self.sums.push(FileSum { path: head.path.clone(), length, crc32c });
         Ok(bytes)
     }
 
-    fn skip(&mut self, entry: &mut impl Read, head: EntryHead) -> Result<()> {
-        let (mut buffer, mut sum) = (vec![0; 64 << 10], Sum { length: 0, crc32c: 0 });
+    fn skip(&mut self, entry: &mut impl Read, head: &EntryHead) -> Result<()> {
+        let mut buffer = vec![0; 64 << 10];
+        let mut sum = FileSum { path: head.path.clone(), length: 0, crc32c: 0 };
         loop {
             match entry.read(&mut buffer).with_context(|| head.unreadable())? {
-                0 => return self.received(head.path, sum),
+                0 => break,
                 count => {
                     sum.length += count as u64;
                     sum.crc32c = crc32c::crc32c_append(sum.crc32c, &buffer[..count]);
                 }
             }
         }
-    }
-
-    fn received(&mut self, path: Vec<u8>, sum: Sum) -> Result<()> {
-        let shown = String::from_utf8_lossy(&path).into_owned();
-        ensure!(self.sums.insert(path, sum).is_none(), "the server sends '{shown}' twice");
+        self.sums.push(sum);
         Ok(())
     }
 }

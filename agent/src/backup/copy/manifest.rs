@@ -3,26 +3,24 @@
 use std::collections::HashMap;
 
 use anyhow::{Result, bail, ensure};
+use walkeep_chunkstore::ingest::FileSum;
 use walkeep_proto::backup_manifest::{BackupManifest, FileChecksum};
 use walkeep_proto::replication::base_backup::BackupPosition;
-
-/// Length and CRC-32C of a file that was received.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Sum {
-    pub(super) length: u64,
-    pub(super) crc32c: u32,
-}
-
-/// Files by path.
-pub(super) type Sums = HashMap<Vec<u8>, Sum>;
 
 /// Refuses a backup that is not what the server sent: a file more or less, other bytes, other positions.
 pub(super) fn compare(
     manifest: &BackupManifest,
-    mut sums: Sums,
+    received: Vec<FileSum>,
     start: BackupPosition,
     end: BackupPosition,
 ) -> Result<()> {
+    let mut sums = HashMap::with_capacity(received.len());
+    for sum in received {
+        let path = sum.path.clone();
+        if let Some(FileSum { path, .. }) = sums.insert(path, sum) {
+            bail!("'{}' was received twice", String::from_utf8_lossy(&path));
+        }
+    }
     for file in &manifest.files {
         let path = String::from_utf8_lossy(&file.path);
         let Some(sum) = sums.remove(&file.path) else {
@@ -76,10 +74,13 @@ mod tests {
     fn outcome(files: Vec<ManifestFile>, received: &[(&str, u64, u32)], end: u64) -> Result<(), String> {
         let wal_ranges = vec![WalRange { timeline: TimelineId::FIRST, start: Lsn::new(10), end: Lsn::new(20) }];
         let manifest = BackupManifest { system_identifier: None, files, wal_ranges };
-        let sums = received
-            .iter()
-            .map(|(path, length, crc32c)| (path.as_bytes().to_vec(), Sum { length: *length, crc32c: *crc32c }));
-        compare(&manifest, sums.collect(), position(10), position(end)).map_err(|error| error.to_string())
+        let sum = |(path, length, crc32c): &(&str, u64, u32)| FileSum {
+            path: path.as_bytes().to_vec(),
+            length: *length,
+            crc32c: *crc32c,
+        };
+        let received = received.iter().map(sum).collect();
+        compare(&manifest, received, position(10), position(end)).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -89,6 +90,7 @@ mod tests {
         for (received, end, says) in [
             (&[("a", 1, 7)][..], 20, "'b' stands in the server's manifest, and was not received"),
             (&[("a", 1, 7), ("b", 2, 8), ("c", 0, 0)], 20, "'c' was received, and does not stand"),
+            (&[("a", 1, 7), ("b", 2, 8), ("a", 1, 7)], 20, "'a' was received twice"),
             (&[("a", 1, 7), ("b", 3, 8)], 20, "'b' was received with 3 bytes, the server's manifest says 2"),
             (
                 &[("a", 1, 7), ("b", 2, 9)],

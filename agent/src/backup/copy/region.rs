@@ -11,7 +11,9 @@ use crossbeam_channel::Sender;
 use walkeep_chunkstore::ingest::{IngestWorker, PageRegion};
 use walkeep_chunkstore::node::{NodeRef, REGION};
 
-use super::Shared;
+use walkeep_proto::identity::BlockNumber;
+
+use super::{BLOCK, Shared};
 use crate::backup::page_check::{CheckedFile, PageChecker};
 use crate::backup::scan::PlannedKind;
 
@@ -32,6 +34,8 @@ pub struct Task {
 }
 
 /// Where a region's bytes are.
+///
+/// What is in memory is worked on in its place.
 pub enum Content {
     /// In a file of this machine, which can be read again.
     File(Arc<File>),
@@ -48,10 +52,12 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Room for this many bytes, at the beginning. Their content is whatever it was.
+    /// Room for this many bytes, at the beginning, and behind it for the rest of a [`BLOCK`]. Their content is whatever it
+    /// was.
     pub fn room(&mut self, length: usize) -> &mut [u8] {
-        if self.bytes.len() < length {
-            self.bytes.resize(length, 0);
+        let blocks = length.next_multiple_of(BLOCK);
+        if self.bytes.len() < blocks {
+            self.bytes.resize(blocks, 0);
         }
         &mut self.bytes[..length]
     }
@@ -67,7 +73,7 @@ impl Drop for Buffer {
 impl Task {
     /// Copies the region.
     pub(super) fn copy(
-        &self,
+        mut self,
         worker: &mut IngestWorker,
         checker: &mut PageChecker,
         buffer: &mut [u8],
@@ -77,7 +83,7 @@ impl Task {
             PlannedKind::Bytes => self.copy_bytes(worker, buffer, shared),
             _ => self.copy_pages(worker, checker, buffer, shared),
         };
-        copied.with_context(|| format!("unable to copy '{}'", self.display_path()))
+        copied.with_context(|| format!("unable to copy '{}'", String::from_utf8_lossy(&self.path)))
     }
 
     fn display_path(&self) -> String {
@@ -91,38 +97,37 @@ impl Task {
 
     /// The region block by block. What the file has lost since it was opened reads as zeros: replay cuts it off again.
     fn blocks(
-        &self,
+        &mut self,
         buffer: &mut [u8],
         shared: &Shared<'_>,
         mut visit: impl FnMut(u64, &mut [u8], usize) -> Result<()>,
     ) -> Result<()> {
-        let page_size = shared.options.page_size as usize;
+        let (page_size, start) = (shared.options.page_size as usize, self.start());
         let mut done = 0;
         while done < self.length {
-            let wanted = usize::try_from(self.length - done).unwrap_or(usize::MAX).min(buffer.len());
-            let padded = wanted.next_multiple_of(page_size).min(buffer.len());
-            let read = match &self.content {
+            let wanted = usize::try_from(self.length - done).unwrap_or(usize::MAX).min(BLOCK);
+            let padded = wanted.next_multiple_of(page_size).min(BLOCK);
+            let (block, read) = match &mut self.content {
                 Content::File(file) => {
-                    let read = read_at_most(file, &mut buffer[..wanted], self.start() + done)?;
+                    let read = read_at_most(file, &mut buffer[..wanted], start + done)?;
                     shared.read_bytes.fetch_add(read as u64, Ordering::Relaxed);
                     shared.rates.read(read);
-                    read
+                    (&mut buffer[..padded], read)
                 }
                 Content::Memory(memory) => {
                     let from = usize::try_from(done).context("a region larger than memory")?;
-                    let bytes = memory.bytes.get(from..from + wanted).context("a region shorter than announced")?;
-                    buffer[..wanted].copy_from_slice(bytes);
-                    wanted
+                    let bytes = memory.bytes.get_mut(from..from + padded).context("a region shorter than announced")?;
+                    (bytes, wanted)
                 }
             };
-            buffer[read..padded].fill(0);
-            visit(self.start() + done, &mut buffer[..padded], wanted)?;
+            block[read..].fill(0);
+            visit(start + done, block, wanted)?;
             done += wanted as u64;
         }
         Ok(())
     }
 
-    fn copy_bytes(&self, worker: &mut IngestWorker, buffer: &mut [u8], shared: &Shared<'_>) -> Result<()> {
+    fn copy_bytes(&mut self, worker: &mut IngestWorker, buffer: &mut [u8], shared: &Shared<'_>) -> Result<()> {
         let mut region = worker.byte_region();
         let mut crc = 0;
         self.blocks(buffer, shared, |_, block, length| {
@@ -133,14 +138,21 @@ impl Task {
     }
 
     fn copy_pages(
-        &self,
+        &mut self,
         worker: &mut IngestWorker,
         checker: &mut PageChecker,
         buffer: &mut [u8],
         shared: &Shared<'_>,
     ) -> Result<()> {
         let page_size = shared.options.page_size as usize;
-        let checked = self.checked_file(shared);
+        let checked = self.first_checked_block(shared);
+        // The file itself can be read again; what came from a server cannot.
+        let path = Arc::clone(&self.path);
+        let file = match &self.content {
+            Content::File(file) => Some(Arc::clone(file)),
+            Content::Memory(_) => None,
+        };
+        let checked = checked.map(|first_block| CheckedFile { file: file.as_deref(), path: &path, first_block });
         let parent = self.parent.and_then(|node| match shared.nodes.page_map(&node) {
             Ok(map) => Some(map),
             Err(error) => {
@@ -170,7 +182,7 @@ impl Task {
     /// Reads the region once more and stores the pages that are wanted anew. All of it is read, so that content,
     /// fingerprints and checksum stay those of one reading.
     fn rewrite(
-        &self,
+        &mut self,
         worker: &mut IngestWorker,
         region: &mut PageRegion,
         again: &[u32],
@@ -179,10 +191,11 @@ impl Task {
     ) -> Result<u32> {
         let page_size = shared.options.page_size as usize;
         let again: HashSet<u32> = again.iter().copied().collect();
+        let start = self.start();
         let mut crc = 0;
         self.blocks(buffer, shared, |offset, block, length| {
             crc = crc32c::crc32c_append(crc, &block[..length]);
-            let first = (offset - self.start()) / page_size as u64;
+            let first = (offset - start) / page_size as u64;
             for (index, page) in (first..).zip(block.chunks_exact(page_size)) {
                 let index = u32::try_from(index).context("a region of too many pages")?;
                 if again.contains(&index) || !region.has(worker, index, page) {
@@ -194,15 +207,11 @@ impl Task {
         Ok(crc)
     }
 
-    /// The task's file as a checker wants it; `None` for files without page checksums.
-    fn checked_file<'a>(&'a self, shared: &Shared<'_>) -> Option<CheckedFile<'a>> {
+    /// Number of the file's first page in its fork, as a checksum wants it; `None` for files without page checksums.
+    fn first_checked_block(&self, shared: &Shared<'_>) -> Option<BlockNumber> {
         let PlannedKind::Relation(relation) = &self.kind else { return None };
         let first_block = relation.first_block(shared.options.blocks_per_segment)?;
-        let file = match &self.content {
-            Content::File(file) => Some(&**file),
-            Content::Memory(_) => None,
-        };
-        shared.options.page_checksums.then_some(CheckedFile { file, path: &self.path, first_block })
+        shared.options.page_checksums.then_some(first_block)
     }
 }
 
