@@ -190,7 +190,10 @@ fn is_configured(file: &Path, wanted: &Config) -> Result<bool> {
 }
 
 fn write_config(file: &Path, config: &Config) -> Result<()> {
-    let text = toml::to_string(config).context("unable to write the configuration")?;
+    // Sections without a key are left out: whoever appends one that the documentation shows would name it twice.
+    let mut sections = toml::Table::try_from(config).context("unable to write the configuration")?;
+    sections.retain(|_, section| section.as_table().is_none_or(|keys| !keys.is_empty()));
+    let text = toml::to_string(&sections).context("unable to write the configuration")?;
     if let Some(directory) = file.parent() {
         std::fs::create_dir_all(directory).with_context(|| format!("unable to create '{}'", directory.display()))?;
     }

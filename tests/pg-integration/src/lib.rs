@@ -40,12 +40,13 @@
 //! | `WALKEEP_TEST_USER` | who runs servers when the tests run as root; default `postgres`, else `nobody` |
 //! | `WALKEEP_TEST_KEEP` | `1`: keep scratch directories |
 //!
-//! Reading order: [`servers`] → [`cluster`] → [`workload`] → [`compare`] → [`walkeep`] → [`faults`] → [`s3`].
+//! Reading order: [`servers`] → [`cluster`] → [`workload`] → [`compare`] → [`walkeep`] → [`faults`] → [`s3`] → [`documents`].
 #![allow(clippy::panic, reason = "a harness reports failures by panicking; it is linked into tests only")]
 
 pub mod binaries;
 pub mod cluster;
 pub mod compare;
+pub mod documents;
 pub mod faults;
 pub mod output;
 pub mod prometheus;

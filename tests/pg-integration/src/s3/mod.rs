@@ -42,6 +42,7 @@ pub use garage::{Garage, Rights};
 pub use in_process::S3sOptions;
 pub use locks::Retention;
 pub use policy::Policy;
+pub(crate) use programs::rclone;
 pub use proxy::{Counts, Entry, Fault, Operation, Planned, Proxy, Rule, S3Error};
 pub use rules::Attempt;
 pub use server::{Credentials, Kind, S3Server};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// `rclone`; panics when it is not there.
-pub(super) fn rclone() -> PathBuf {
+pub(crate) fn rclone() -> PathBuf {
     require("rclone/rclone", "rclone", "run scripts/s3-servers")
 }
 

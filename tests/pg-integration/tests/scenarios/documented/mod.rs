@@ -1,0 +1,101 @@
+//! The pages: what they tell users to type is typed here, in order, on a [`walkeep_pg_integration::documents::Host`]; what
+//! they quote exists. A block of shell commands that is not run says why on the line above: `<!-- not run: REASON -->`.
+
+mod five_minutes;
+mod messages;
+mod moving;
+mod runbook;
+mod synchronous;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use walkeep_pg_integration::documents::{Page, repository_root};
+
+/// How many blocks of shell commands no test runs. Each says why; a new one is a reason to think again.
+const NOT_RUN: usize = 5;
+
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).expect("the sources are there").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The functions of a file that are run as tests: by an attribute just above, or as a scenario.
+fn tests_of(source: &str) -> Vec<String> {
+    let name = |line: &str| {
+        let (before, behind) = line.split_once("fn ")?;
+        before.trim().trim_start_matches("async").is_empty().then_some(behind.split('(').next()?.to_owned())
+    };
+    let lines: Vec<&str> = source.lines().collect();
+    let mut tests = Vec::new();
+    for (number, line) in lines.iter().enumerate() {
+        let Some(name) = name(line) else { continue };
+        let above = lines[..number].iter().rev().map(|line| line.trim());
+        let attributed = above.take_while(|line| line.starts_with("#[")).any(|line| line.contains("test]"));
+        if attributed || source.contains(&format!(", {name});")) && source.contains("scenario!(") {
+            tests.push(name);
+        }
+    }
+    tests
+}
+
+/// The sections that tests walk through, as the sources of these tests name them.
+fn walked() -> BTreeSet<(String, String)> {
+    let mut files = Vec::new();
+    sources(&repository_root().join("tests/pg-integration/tests/scenarios/documented"), &mut files);
+    let mut found = BTreeSet::new();
+    for file in files {
+        let text = fs::read_to_string(file).expect("a source can be read");
+        for call in text.split(".walk(").skip(1) {
+            let mut literals = call.split('"').skip(1).step_by(2);
+            let (Some(page), Some(heading)) = (literals.next(), literals.next()) else { continue };
+            found.insert((page.to_owned(), heading.to_owned()));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_block_is_run_or_says_why_not() {
+    let walked = walked();
+    let (mut run, mut not_run, mut neither) = (0, Vec::new(), Vec::new());
+    for page in Page::all() {
+        for block in page.blocks.iter().filter(|block| block.language == "sh") {
+            let place = format!("{}:{} ({})", page.name, block.line, block.heading);
+            match &block.not_run {
+                Some(reason) if reason.len() > 10 => not_run.push(format!("{place}: {reason}")),
+                Some(reason) => neither.push(format!("{place}: '{reason}' is no reason")),
+                None if walked.contains(&(page.name.clone(), block.heading.clone())) => run += 1,
+                None => neither.push(place),
+            }
+        }
+    }
+    println!("{run} blocks are run, {} are not:\n{}", not_run.len(), not_run.join("\n"));
+    assert!(neither.is_empty(), "no test runs these, and they do not say why: {neither:#?}");
+    assert!(run > 20, "{run}");
+    assert_eq!(not_run.len(), NOT_RUN, "{not_run:#?}");
+}
+
+#[test]
+fn every_named_test_exists() {
+    let root = repository_root();
+    let mut files = Vec::new();
+    for place in ["proto", "chunkstore", "agent", "restore-tool", "tests"] {
+        sources(&root.join(place), &mut files);
+    }
+    let read = |path: &PathBuf| fs::read_to_string(path).expect("a source can be read");
+    let tests: BTreeSet<String> = files.iter().flat_map(|path| tests_of(&read(path))).collect();
+    let page = read(&root.join("docs/testing.md"));
+    let rows = page.lines().filter_map(|line| line.strip_suffix(" |")?.rsplit_once(" | ")).map(|(_, names)| names);
+    let named: Vec<&str> = rows.flat_map(|names| names.split('`').skip(1).step_by(2)).collect();
+    assert!(named.len() > 50, "{} names were read", named.len());
+    let missing: Vec<&&str> = named.iter().filter(|name| !tests.contains(**name)).collect();
+    assert!(missing.is_empty(), "no tests of these names: {missing:?}");
+}
