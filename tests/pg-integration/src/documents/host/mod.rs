@@ -200,6 +200,15 @@ impl Host {
         });
     }
 
+    /// Closes the current WAL segment, and waits until the archiver has handed it over.
+    #[track_caller]
+    pub fn archive_everything(&self) {
+        self.sql("select pg_create_restore_point('everything up to here')");
+        let segment = self.sql("select pg_walfile_name(pg_switch_wal())");
+        let archived = format!("select coalesce(last_archived_wal >= '{segment}', false) from pg_stat_archiver");
+        self.wait_sql("the last segment to be archived", &archived);
+    }
+
     /// Begins with a section of a page.
     #[track_caller]
     pub fn walk(&self, page: &str, heading: &str) -> Walk<'_> {

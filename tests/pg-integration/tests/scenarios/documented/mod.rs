@@ -2,8 +2,10 @@
 //! they quote exists. A block of shell commands that is not run says why on the line above: `<!-- not run: REASON -->`.
 
 mod five_minutes;
+mod links;
 mod messages;
 mod moving;
+mod patroni;
 mod runbook;
 mod synchronous;
 
@@ -87,7 +89,7 @@ fn every_block_is_run_or_says_why_not() {
 fn every_named_test_exists() {
     let root = repository_root();
     let mut files = Vec::new();
-    for place in ["proto", "chunkstore", "agent", "restore-tool", "tests"] {
+    for place in ["proto", "chunkstore", "agent", "restore-tool", "tools", "tests"] {
         sources(&root.join(place), &mut files);
     }
     let read = |path: &PathBuf| fs::read_to_string(path).expect("a source can be read");

@@ -2,15 +2,6 @@
 
 use walkeep_pg_integration::documents::Host;
 
-/// Waits until Walkeep's archiver has stored the newest segment.
-fn wait_archived(host: &Host) {
-    host.wait_sql(
-        "the archiver to be done",
-        "select last_archived_wal >= pg_walfile_name('0/1'::pg_lsn + (pg_current_wal_lsn() - '0/0' - 16777216)) \
-         and last_archived_time > coalesce(last_failed_time, '-infinity') from pg_stat_archiver",
-    );
-}
-
 #[test]
 fn another_tool_is_left_and_an_old_repository_is_let_go() {
     let host = Host::with_cluster();
@@ -27,7 +18,7 @@ fn another_tool_is_left_and_an_old_repository_is_let_go() {
     host.run("ls /srv/other").ok().assert_says("000000010000000000000002");
     page.run("15/trial");
     page.run("archive_command");
-    wait_archived(&host);
+    host.archive_everything();
     assert_eq!(host.sql("show archive_command"), "walkeep archive-push %p");
 
     host.walk("docs/retention.md", "How much room").run("walkeep list").assert_says("/srv/walkeep/packs");

@@ -43,8 +43,7 @@ fn back_to_a_restore_point() {
 }
 
 /// Puts a cluster behind a bucket as docs/s3.md says, with a table in it, and copies the repository about.
-fn behind_a_bucket() -> Host {
-    let host = Host::with_cluster();
+fn put_behind_a_bucket(host: &Host) {
     host.serve_s3();
     host.own_credentials();
     let credentials = "AWS_SHARED_CREDENTIALS_FILE = '/var/lib/postgresql/.aws/credentials'\n";
@@ -62,16 +61,12 @@ fn behind_a_bucket() -> Host {
         .given("--repo s3://my-bucket/main", "--repo s3://my-bucket/alone");
     page.run("--mirror");
     host.run("mv /etc/walkeep/walkeep.toml /tmp/mirrored.toml").ok();
-    page.run("--repo s3://my-bucket/alone");
+    page.run("--repo s3://my-bucket/main");
     host.run("mv /tmp/mirrored.toml /etc/walkeep/walkeep.toml; systemctl restart postgresql@15-main").ok();
 
     host.run("sudo -u postgres walkeep backup").ok();
     host.sql("create table orders as select i, md5(i::text) as what from generate_series(1, 1000) i");
-    let segment = host.sql("select pg_walfile_name(pg_switch_wal())");
-    host.wait_sql(
-        "the last segment to be archived",
-        &format!("select coalesce(last_archived_wal >= '{segment}', false) from pg_stat_archiver"),
-    );
+    host.archive_everything();
     host.write("/root/.s3cfg", Host::S3CMD);
     host.run("install -d /root/.config/rclone").ok();
     host.write("/root/.config/rclone/rclone.conf", Host::RCLONE);
@@ -86,12 +81,12 @@ fn behind_a_bucket() -> Host {
         let listed = host.run(&format!("walkeep-restore list --json --repo {repository}")).ok().json();
         assert_eq!(listed["backups"].as_array().map(Vec::len), Some(1), "{repository}: {listed}");
     }
-    host
 }
 
 #[test]
 fn the_host_is_gone_and_the_bucket_is_left() {
-    let host = behind_a_bucket();
+    let host = Host::with_cluster();
+    put_behind_a_bucket(&host);
     host.run(
         "pg_dropcluster --stop 15 main
          rm -r /srv/walkeep /etc/walkeep /var/lib/walkeep /var/lib/postgresql/.aws",
