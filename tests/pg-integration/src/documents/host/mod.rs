@@ -230,6 +230,5 @@ impl Drop for Host {
         }
         drop(self.life.take());
         let _ = self.unshare.wait();
-        let _ = &self.scratch;
     }
 }
