@@ -36,6 +36,11 @@ quickstart *arguments:
 fuzz seconds="600":
     scripts/fuzz --seconds {{seconds}}
 
+# Man pages and completions below a directory, as below /usr/share
+pages directory:
+    cargo build --release --workspace
+    "$CARGO_TARGET_DIR/release/walkeep-pages" {{directory}}
+
 # Formats everything
 fmt:
     cargo fmt --all

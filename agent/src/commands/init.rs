@@ -319,6 +319,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn sections_can_be_appended_to_what_was_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("walkeep.toml");
+        let mut config = Config::default();
+        config.repository.path = Some("/srv/walkeep".into());
+        write_config(&file, &config).unwrap();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let appended = "[schedule]\nmax_age = '36h'\n[mirror]\nlocal_window = '7d'\n[stream]\nsynchronous = true\n\
+                        [metrics]\nlisten = '127.0.0.1:9187'\n[limits]\njobs = 1\n";
+        std::fs::write(&file, format!("{text}\n{appended}")).unwrap();
+        let read = Config::load(Some(&file)).unwrap();
+        assert_eq!(read.repository, config.repository);
+        assert_eq!(read.stream.synchronous, Some(true));
+    }
+
+    #[test]
     fn words_for_the_shell_keep_their_meaning() {
         assert_eq!(shell_quote("/usr/bin/walkeep"), "/usr/bin/walkeep");
         assert_eq!(shell_quote("/a b/100%"), "\"/a b/100%%\"");

@@ -52,6 +52,15 @@ impl<'a> Walk<'a> {
         self.host.sql(&statements);
     }
 
+    /// Runs the command of the next crontab line, which contains `text`, now, as the user it names.
+    #[track_caller]
+    pub fn cron(&mut self, text: &str) -> Output {
+        let line = self.next("cron", text);
+        let fields: Vec<&str> = line.trim().splitn(7, ' ').collect();
+        let [_, _, _, _, _, user, command] = fields.as_slice() else { panic!("no line of /etc/cron.d: {line}") };
+        self.host.run(&format!("sudo -u {user} sh -c '{command}'")).ok()
+    }
+
     /// The next block of `language`, with real values in place of the examples.
     #[track_caller]
     fn next(&mut self, language: &str, text: &str) -> String {
@@ -72,7 +81,7 @@ impl<'a> Walk<'a> {
         commands
     }
 
-    /// A block without a language behind the one that was run shows what it prints; `…` stands for anything.
+    /// A block of `text` behind the one that was run shows what it prints; `…` stands for anything.
     #[track_caller]
     fn compare_shown(&mut self, output: &Output) {
         if self.left.front().is_none_or(|block| block.language != "text") {

@@ -154,6 +154,25 @@ impl Host {
                               access_key_id = documented-access-key\n\
                               secret_access_key = documented-secret-of-this-test\n";
 
+    /// Lets the cluster `15/main` show a certificate for `db1.example.com` from now on, which the authority in the file `ca`
+    /// vouches for.
+    #[track_caller]
+    pub fn present_certificate(&self, ca: &str) {
+        let authority = Authority::new(Signature::Sha256);
+        let certificates = self.scratch.subdirectory("tls");
+        authority.issue(Subject::server(&["db1.example.com"])).write(&certificates, "server");
+        self.write(ca, &fs::read_to_string(authority.root()).expect("it was written"));
+        for name in ["server.crt", "server.key"] {
+            let text = fs::read_to_string(certificates.join(name)).expect("it was written");
+            self.write(&format!("/etc/postgresql/15/main/{name}"), &text);
+        }
+        self.run("cd /etc/postgresql/15/main; chown postgres: server.*; chmod 0600 server.key").ok();
+        self.sql("alter system set ssl_cert_file = '/etc/postgresql/15/main/server.crt'");
+        self.sql("alter system set ssl_key_file = '/etc/postgresql/15/main/server.key'");
+        self.sql("alter system set ssl = on");
+        self.run("systemctl reload postgresql@15-main").ok();
+    }
+
     /// Starts an S3 service that answers as `https://s3.example.com` and that the host trusts, without a bucket.
     #[track_caller]
     pub fn serve_s3(&self) {
