@@ -7,9 +7,10 @@ use std::sync::atomic::AtomicBool;
 use clap::Parser;
 use walkeep::cli::{Cli, Command};
 use walkeep::commands;
-use walkeep_chunkstore::console::{Exit, report};
+use walkeep_chunkstore::console::{Exit, ensure_home, report};
 
 fn main() -> ExitCode {
+    ensure_home();
     // PostgreSQL restarts its archiver when archive_command dies by a signal or exits above 125, and gives up its plan to
     // retry: for archive-push everything that is not success is 1, a wrong flag and a panic included.
     let archiving = std::env::args_os().any(|argument| argument == "archive-push");

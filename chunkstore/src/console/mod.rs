@@ -4,10 +4,12 @@
 //! no error.
 
 mod exit;
+mod home;
 mod human;
 mod progress;
 
 pub use exit::{Exit, exit_of};
+pub use home::ensure_home;
 pub use human::{Bytes, Elapsed};
 pub use progress::{Progress, Show};
 

@@ -1,6 +1,7 @@
 //! The pages: what they tell users to type is typed here, in order, on a [`walkeep_pg_integration::documents::Host`]; what
 //! they quote exists. A block of shell commands that is not run says why on the line above: `<!-- not run: REASON -->`.
 
+mod configurations;
 mod five_minutes;
 mod links;
 mod messages;

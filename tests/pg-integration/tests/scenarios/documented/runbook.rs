@@ -47,8 +47,6 @@ fn back_to_a_restore_point() {
 fn put_behind_a_bucket(host: &Host) {
     host.serve_s3();
     host.own_credentials();
-    let credentials = "AWS_SHARED_CREDENTIALS_FILE = '/var/lib/postgresql/.aws/credentials'\n";
-    host.append("/etc/postgresql/15/main/environment", credentials);
     host.run(
         "install -d -o postgres -g postgres -m 0750 /etc/walkeep /var/lib/walkeep /srv/walkeep
          install -d /srv/s3/my-bucket",
