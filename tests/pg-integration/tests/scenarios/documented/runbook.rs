@@ -76,6 +76,8 @@ fn put_behind_a_bucket(host: &Host) {
         .given("s3://new/main", &format!("s3://my-bucket/new {endpoint}"));
     page.run("walkeep sync");
     page.run("rclone copy");
+    let mut page = host.walk("docs/retention.md", "A small disk beside the server, a large bucket behind it");
+    page.run("windows --repo s3://").assert_says("timeline 1");
     for repository in ["/srv/copy", "s3://my-bucket/new --s3-endpoint https://s3.example.com"] {
         let listed = host.run(&format!("walkeep-restore list --json --repo {repository}")).ok().json();
         assert_eq!(listed["backups"].as_array().map(Vec::len), Some(1), "{repository}: {listed}");
