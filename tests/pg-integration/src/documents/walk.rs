@@ -52,15 +52,6 @@ impl<'a> Walk<'a> {
         self.host.sql(&statements);
     }
 
-    /// Runs the command of the next crontab line, which contains `text`, now, as the user it names.
-    #[track_caller]
-    pub fn cron(&mut self, text: &str) -> Output {
-        let line = self.next("cron", text);
-        let fields: Vec<&str> = line.trim().splitn(7, ' ').collect();
-        let [_, _, _, _, _, user, command] = fields.as_slice() else { panic!("no line of /etc/cron.d: {line}") };
-        self.host.run(&format!("sudo -u {user} sh -c '{command}'")).ok()
-    }
-
     /// The next block of `language`, with real values in place of the examples.
     #[track_caller]
     fn next(&mut self, language: &str, text: &str) -> String {

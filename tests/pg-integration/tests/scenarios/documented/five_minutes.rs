@@ -40,7 +40,7 @@ fn five_minutes_with_your_own_cluster() {
     page.run("walkeep backup");
     page.append("toml", "[schedule]", "/etc/walkeep/walkeep.toml");
     page.run("systemctl enable --now walkeep-agent");
-    page.cron("walkeep verify");
+    page.run("walkeep-verify.timer");
 
     let before = a_table_is_lost(&host);
     wait_reachable(&host, &before);
