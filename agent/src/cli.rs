@@ -129,7 +129,7 @@ pub struct BackupArgs {
     #[arg(long)]
     pub full_read: bool,
     /// Where the bytes come from: the files on this host, or the server, which sends them [default: the files where
-    /// [cluster] pgdata is set].
+    /// `cluster.pgdata` is set].
     #[arg(long, value_name = "SOURCE", value_enum)]
     pub source: Option<Source>,
     /// How the server begins: with a checkpoint at once, or with one spread over time.
