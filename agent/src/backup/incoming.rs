@@ -4,23 +4,33 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use walkeep_proto::replication::base_backup::{BackupPosition, BackupTablespace, BaseBackupOptions};
+use walkeep_proto::identity::Oid;
+use walkeep_proto::replication::base_backup::{
+    ArchiveCompression, BackupPosition, BackupTablespace, BaseBackupOptions,
+};
 use walkeep_proto::version::MajorVersion;
 
 use crate::postgres::connection::{BackupEnd, BackupPart, BaseBackup, Connection, Purpose};
 use crate::postgres::conninfo::Conninfo;
 use crate::stop_flag::StopFlag;
 
-/// Messages between socket and copy; each holds at most some 32 KiB of the server's data, and the read it came by.
-const MESSAGES: usize = 64;
+/// Batches between socket and copy.
+const BATCHES: usize = 4;
+/// Messages of data in a batch, some 32 KiB each: to wake another thread for every one costs as much as to receive it.
+const BATCH: usize = 16;
 
 /// What comes next.
 pub enum Event {
     /// The server begins to send; always the first.
     Begun(Begun),
-    /// A part of the backup.
-    Part(BackupPart),
+    /// An archive begins: that of a tablespace, or of the data directory.
+    Archive(Option<Oid>, ArchiveCompression),
+    /// The manifest begins.
+    Manifest,
+    /// The next bytes of what has begun.
+    Data(Vec<Bytes>),
     /// Everything has come.
     End(BackupEnd),
 }
@@ -45,7 +55,7 @@ pub struct Incoming {
 impl Incoming {
     /// Connects, and returns when the server begins to send. Blocks for as long as its checkpoint takes.
     pub fn start(conninfo: Conninfo, options: BaseBackupOptions, version: MajorVersion) -> Result<(Self, Begun)> {
-        let (sender, events) = bounded(MESSAGES);
+        let (sender, events) = bounded(BATCHES);
         let stop = Arc::new(StopFlag::default());
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("base backup".to_owned()).spawn(move || {
@@ -58,7 +68,7 @@ impl Incoming {
         let incoming = Self { events: Some(events), ahead: None, stop, thread: Some(thread) };
         match incoming.receive()? {
             Event::Begun(begun) => Ok((incoming, begun)),
-            Event::Part(_) | Event::End(_) => bail!("the server's data came before its beginning"),
+            _ => bail!("the server's data came before its beginning"),
         }
     }
 
@@ -110,11 +120,23 @@ fn receive(
         if sender.send(Ok(Event::Begun(begun))).is_err() {
             return Ok(());
         }
+        let mut batch = Vec::with_capacity(BATCH);
         while let Some(part) = stop.unless(backup.next()).await.transpose()?.flatten() {
-            if sender.send(Ok(Event::Part(part))).is_err() {
+            let next = match part {
+                BackupPart::Data(data) => {
+                    batch.push(data);
+                    None
+                }
+                BackupPart::Archive(tablespace, compression) => Some(Event::Archive(tablespace, compression)),
+                BackupPart::Manifest => Some(Event::Manifest),
+            };
+            let full = batch.len() >= BATCH || next.is_some() && !batch.is_empty();
+            let data = full.then(|| Event::Data(std::mem::replace(&mut batch, Vec::with_capacity(BATCH))));
+            if data.into_iter().chain(next).any(|event| sender.send(Ok(event)).is_err()) {
                 return Ok(());
             }
         }
+        let _ = sender.send(Ok(Event::Data(batch)));
         if let Some(end) = stop.unless(backup.finish()).await.transpose()? {
             let _ = sender.send(Ok(Event::End(end)));
         }

@@ -39,14 +39,15 @@ pub(super) fn copy(job: &Job<'_>, watch: &mut Watch<'_, '_>) -> Result<Settled> 
     let server = Server::ask(job.session, job.identity)?;
     let conninfo = conninfo(job)?;
     let probe = job.probe()?;
+    let (incoming, begun) = start(job, &conninfo, server.major)?;
+    // While the archiver works on the probe; the server waits when a little has come.
     let (index, nodes) = (job.index()?, job.nodes());
+    let parents = ParentIndex::new(&nodes, job.parent);
     job.wait_for_probe(probe)?;
     watch.keeper.check()?;
 
-    let (incoming, begun) = start(job, &conninfo, server.major)?;
     let tablespaces: Vec<Tablespace> = begun.tablespaces.iter().filter_map(tablespace).collect();
     let start = begun.start;
-    let parents = ParentIndex::new(&nodes, job.parent);
     let options = job.copy_options(server.data_checksums);
     let mut feeder = ArchiveFeeder::new(incoming, begun, parents, options.jobs);
     let target = Target { repository: &job.context.repository, index, nodes: &nodes };

@@ -24,7 +24,7 @@ use super::{Feeder, Lane, region_of};
 use crate::backup::incoming::{Begun, Event, Incoming};
 use crate::backup::parent::ParentIndex;
 use crate::backup::scan::{CONTROL_FILE, PlannedKind, kind_of};
-use crate::postgres::connection::{BackupEnd, BackupPart};
+use crate::postgres::connection::BackupEnd;
 
 /// The server's own description of the backup, which comes with the data directory.
 const LABEL: &[u8] = b"backup_label";
@@ -135,16 +135,16 @@ impl Feeder for ArchiveFeeder {
         let mut manifest = None;
         loop {
             match self.incoming.next()? {
-                Event::Part(BackupPart::Archive(tablespace, compression)) => {
-                    self.archive(tablespace, compression, lane)?;
-                }
-                Event::Part(BackupPart::Manifest) => manifest = Some(self.manifest()?),
+                Event::Archive(tablespace, compression) => self.archive(tablespace, compression, lane)?,
+                Event::Manifest => manifest = Some(self.manifest()?),
                 Event::End(end) => {
                     let manifest = manifest.context("the server has sent no manifest")?;
                     self.end = Some((manifest, end));
                     return Ok(());
                 }
-                Event::Begun(_) | Event::Part(BackupPart::Data(_)) => bail!("the server's data has no place"),
+                // The last batch may have nothing in it.
+                Event::Data(data) if data.is_empty() => {}
+                Event::Begun(_) | Event::Data(_) => bail!("the server's data has no place"),
             }
         }
     }

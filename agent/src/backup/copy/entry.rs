@@ -7,7 +7,6 @@ use bytes::{Buf, Bytes};
 use walkeep_proto::identity::Oid;
 
 use crate::backup::incoming::{Event, Incoming};
-use crate::postgres::connection::BackupPart;
 
 /// Most memory that a decoder may take for what it refers back to, as a power of two: a server's zstd takes 8 MiB at its
 /// ordinary levels.
@@ -17,13 +16,14 @@ pub(super) const WINDOW: u32 = 23;
 pub(super) struct PartReader<'a> {
     incoming: &'a mut Incoming,
     current: Bytes,
+    behind: std::vec::IntoIter<Bytes>,
     ended: bool,
     failure: Option<anyhow::Error>,
 }
 
 impl<'a> PartReader<'a> {
     pub(super) fn new(incoming: &'a mut Incoming) -> Self {
-        Self { incoming, current: Bytes::new(), ended: false, failure: None }
+        Self { incoming, current: Bytes::new(), behind: Vec::new().into_iter(), ended: false, failure: None }
     }
 
     /// Reads what is behind the last entry, and gives the connection's error in place of what became of it.
@@ -41,8 +41,12 @@ impl<'a> PartReader<'a> {
     /// Whether there are bytes to be read.
     fn fill(&mut self) -> bool {
         while self.current.is_empty() && !self.ended {
+            if let Some(next) = self.behind.next() {
+                self.current = next;
+                continue;
+            }
             match self.incoming.next() {
-                Ok(Event::Part(BackupPart::Data(data))) => self.current = data,
+                Ok(Event::Data(data)) => self.behind = data.into_iter(),
                 Ok(other) => {
                     self.incoming.put_back(other);
                     self.ended = true;
