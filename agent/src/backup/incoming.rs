@@ -6,11 +6,11 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
+use walkeep_chunkstore::repository::ClusterIdentity;
 use walkeep_proto::identity::Oid;
 use walkeep_proto::replication::base_backup::{
     ArchiveCompression, BackupPosition, BackupTablespace, BaseBackupOptions,
 };
-use walkeep_proto::version::MajorVersion;
 
 use crate::postgres::connection::{BackupEnd, BackupPart, BaseBackup, Connection, Purpose};
 use crate::postgres::conninfo::Conninfo;
@@ -54,12 +54,16 @@ pub struct Incoming {
 
 impl Incoming {
     /// Connects, and returns when the server begins to send. Blocks for as long as its checkpoint takes.
-    pub fn start(conninfo: Conninfo, options: BaseBackupOptions, version: MajorVersion) -> Result<(Self, Begun)> {
+    ///
+    /// # Errors
+    /// A conflict where the server is another cluster's: it is asked before it sends anything.
+    pub fn start(conninfo: Conninfo, options: BaseBackupOptions, cluster: &ClusterIdentity) -> Result<(Self, Begun)> {
+        let cluster = cluster.clone();
         let (sender, events) = bounded(BATCHES);
         let stop = Arc::new(StopFlag::default());
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("base backup".to_owned()).spawn(move || {
-            if let Err(error) = receive(&conninfo, &options, version, &stopped, &sender) {
+            if let Err(error) = receive(&conninfo, &options, &cluster, &stopped, &sender) {
                 // Nobody wants to know when the copy has failed.
                 let _ = sender.send(Err(error));
             }
@@ -105,14 +109,14 @@ impl Drop for Incoming {
 fn receive(
     conninfo: &Conninfo,
     options: &BaseBackupOptions,
-    version: MajorVersion,
+    cluster: &ClusterIdentity,
     stop: &StopFlag,
     sender: &Sender<Result<Event>>,
 ) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("unable to start receiving")?;
     let received = runtime.block_on(async {
-        let mut backup = match stop.unless(begin(conninfo, options, version)).await {
+        let mut backup = match stop.unless(begin(conninfo, options, cluster)).await {
             Some(backup) => backup?,
             None => return Ok(()),
         };
@@ -147,8 +151,14 @@ fn receive(
     received
 }
 
-async fn begin(conninfo: &Conninfo, options: &BaseBackupOptions, version: MajorVersion) -> Result<BaseBackup> {
+async fn begin(conninfo: &Conninfo, options: &BaseBackupOptions, cluster: &ClusterIdentity) -> Result<BaseBackup> {
     let connection = Connection::connect(conninfo, Purpose::PhysicalReplication).await;
-    let connection = connection.context("unable to open a replication connection")?;
-    connection.base_backup(options, version).await.context("unable to start the base backup")
+    let mut connection = connection.context("unable to open a replication connection")?;
+    let (found, expected) = (connection.identify_system().await?.system_identifier, cluster.system_identifier);
+    if found != expected {
+        let problem = format!("the server has system identifier {found}, the repository holds {expected}");
+        let object = "the cluster is another one".to_owned();
+        return Err(walkeep_chunkstore::Error::Conflict { object, problem }.into());
+    }
+    connection.base_backup(options, cluster.major).await.context("unable to start the base backup")
 }

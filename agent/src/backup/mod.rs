@@ -111,7 +111,8 @@ pub fn take(context: &Context, options: &BackupOptions, on_progress: OnProgress<
         Source::Replication => replication::copy(&job, &mut watch)?,
     };
     let timeout = context.config.archive_timeout();
-    wal_proof::wait_for_range(&job.archive, &session, &settled.stopped, identity.wal_segment_size, timeout)?;
+    let size = identity.wal_segment_size;
+    wal_proof::wait_for_range(&job.archive, &session, &settled.stopped, size, job.is_standby, timeout)?;
     let manifest = job.manifest(started, settled, &options.notes);
     keeper.renew()?;
     context.repository.commit_backup(&context.layout, &manifest)?;

@@ -153,12 +153,11 @@ fn start(job: &Job<'_>, conninfo: &Conninfo, major: MajorVersion) -> Result<(Inc
         max_rate: job.context.rates.read_limit().map(|rate| u32::try_from(rate / 1024).unwrap_or(u32::MAX)),
         compression: (crosses_network && has_one_copy(major)).then_some(COMPRESSION),
     };
-    check_system(job, conninfo)?;
-    match Incoming::start(conninfo.clone(), options.clone(), major) {
+    match Incoming::start(conninfo.clone(), options.clone(), job.identity) {
         Err(error) if options.compression.is_some() && cannot_compress(&error) => {
             tracing::info!("the server does not compress: {error:#}");
             options.compression = None;
-            Incoming::start(conninfo.clone(), options, major)
+            Incoming::start(conninfo.clone(), options, job.identity)
         }
         other => other,
     }
@@ -168,18 +167,6 @@ fn start(job: &Job<'_>, conninfo: &Conninfo, major: MajorVersion) -> Result<(Inc
 fn cannot_compress(error: &anyhow::Error) -> bool {
     let refused = [SqlState::SYNTAX_ERROR, SqlState::FEATURE_NOT_SUPPORTED, SqlState::INVALID_PARAMETER_VALUE];
     server_error(error).is_some_and(|error| refused.contains(&error.code()))
-}
-
-/// Refuses another cluster before it sends itself.
-fn check_system(job: &Job<'_>, conninfo: &Conninfo) -> Result<()> {
-    let identification = on_connection(conninfo, async |connection| connection.identify_system().await)?;
-    let (found, expected) = (identification.system_identifier, job.identity.system_identifier);
-    if found != expected {
-        let problem = format!("the server has system identifier {found}, the repository holds {expected}");
-        let object = "the cluster is another one".to_owned();
-        return Err(walkeep_chunkstore::Error::Conflict { object, problem }.into());
-    }
-    Ok(())
 }
 
 /// Runs one piece of work on a replication connection of its own.

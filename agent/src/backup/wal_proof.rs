@@ -74,13 +74,14 @@ pub fn wait_for_probe(archive: &WalArchive, session: &Session, probe: WalFileNam
     wait_for(archive, session, &probe, limit, &is_there).context("unable to start copying, archiving does not work")
 }
 
-/// Waits until the WAL that recovery needs to become consistent is in the repository. The last segment may be a tail: a
-/// standby cannot have its primary close it, and an idle primary does not.
+/// Waits until the WAL that recovery needs to become consistent is in the repository. The last segment of a standby's
+/// backup may be a tail: a standby cannot have its primary close it, and an idle primary does not.
 pub fn wait_for_range(
     archive: &WalArchive,
     session: &Session,
     backup: &StoppedBackup,
     size: WalSegmentSize,
+    may_end_in_tail: bool,
     limit: Duration,
 ) -> Result<()> {
     let last = size.segment_before(backup.stop_lsn);
@@ -90,7 +91,9 @@ pub fn wait_for_range(
         let file = file_name(segment, size)?;
         let is_there = || {
             Ok(archive.contains(&file)?
-                || number == last && archive.tail(segment, size)?.is_some_and(|tail| tail.end >= backup.stop_lsn))
+                || may_end_in_tail
+                    && number == last
+                    && archive.tail_end(segment, size)?.is_some_and(|end| end >= backup.stop_lsn))
         };
         wait_for(archive, session, &file, limit, &is_there)
             .context("unable to commit the backup, its WAL is missing")?;

@@ -152,6 +152,16 @@ impl WalArchive {
         })
     }
 
+    /// Where the longest tail of a segment ends, by one listing and without a look at its content; `None` when the archive
+    /// has none.
+    pub fn tail_end(&self, segment: WalSegment, size: WalSegmentSize) -> Result<Option<Lsn>> {
+        let name = segment_name(segment, size)?;
+        let listed = self.repository().storage().list(&self.layout().wal_file(&WalFileName::Segment(name)))?;
+        let Some(stored) = StoredTail::longest(&listed, name) else { return Ok(None) };
+        stored.check_undisputed()?;
+        Ok(Some(stored.end))
+    }
+
     /// [`WalArchive::tail`] of one that an inventory lists, as it was listed: if it has been dropped since, what took its
     /// place begins with the same bytes.
     pub fn listed_tail(&self, segment: WalSegment, size: WalSegmentSize, listed: &StoredTail) -> Result<Vec<u8>> {
