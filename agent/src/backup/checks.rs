@@ -85,11 +85,12 @@ pub fn examine(context: &Context) -> Vec<Finding> {
     let agent = daemon::ask_status(&context.config.state.dir).ok().flatten().and_then(|status| status.stream);
     match connect(context) {
         Ok(session) => {
-            look(&mut findings, "server", "connect to the primary that runs on [cluster] pgdata", || {
+            let is_standby = session.value("SELECT pg_is_in_recovery()").is_ok_and(|answer| answer == "t");
+            look(&mut findings, "server", "connect to the server that [cluster] pgdata or conninfo names", || {
                 server(context, &session)
             });
             look(&mut findings, "settings", "connect as a superuser or a member of pg_monitor", || {
-                settings(&session, agent.as_ref().is_some_and(|stream| stream.streaming))
+                settings(&session, agent.as_ref().is_some_and(|stream| stream.streaming), is_standby)
             });
             look(&mut findings, "stream", "connect as a superuser or a member of pg_monitor", || {
                 let settings = context.config.stream_settings()?;
@@ -203,7 +204,7 @@ fn server(context: &Context, session: &Session) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-fn settings(session: &Session, is_streamed: bool) -> Result<Vec<Finding>> {
+fn settings(session: &Session, is_streamed: bool, is_standby: bool) -> Result<Vec<Finding>> {
     let value = |name: &str| session.value(&format!("SELECT coalesce(current_setting('{name}', true), '')"));
     let mut findings = Vec::new();
     let wal_level = value("wal_level")?;
@@ -213,7 +214,24 @@ fn settings(session: &Session, is_streamed: bool) -> Result<Vec<Finding>> {
         }
         _ => Finding::ok("wal_level", wal_level),
     });
+    if is_standby {
+        findings.push(Finding::ok("archive_mode", "the server is a standby: its primary archives"));
+    } else {
+        findings.extend(archiving(&value, is_streamed)?);
+    }
+    for name in ["fsync", "full_page_writes"] {
+        if value(name)? == "off" {
+            let text = "off: a crash can damage the cluster, and the backup copies the damage";
+            findings.push(Finding::warning(name, text, format!("set {name} = on")));
+        }
+    }
+    Ok(findings)
+}
+
+/// Whether the primary archives, and to where.
+fn archiving(value: &dyn Fn(&str) -> Result<String>, is_streamed: bool) -> Result<Vec<Finding>> {
     let mode = value("archive_mode")?;
+    let mut findings = Vec::new();
     findings.push(match mode.as_str() {
         "off" if is_streamed => {
             let text = "off: WAL comes by the agent's stream alone";
@@ -240,12 +258,6 @@ fn settings(session: &Session, is_streamed: bool) -> Result<Vec<Finding>> {
             Finding::problem("archive_command", text, remedy)
         }
     });
-    for name in ["fsync", "full_page_writes"] {
-        if value(name)? == "off" {
-            let text = "off: a crash can damage the cluster, and the backup copies the damage";
-            findings.push(Finding::warning(name, text, format!("set {name} = on")));
-        }
-    }
     Ok(findings)
 }
 

@@ -20,7 +20,7 @@ pub(super) fn copy(job: &Job<'_>, watch: &mut Watch<'_, '_>) -> Result<Settled> 
     source.refresh_tablespaces()?;
     // While the archiver works on the probe.
     let (index, nodes) = (job.index()?, job.nodes());
-    job.wait_for_probe(probe)?;
+    job.wait_for_probe(probe, watch.keeper)?;
 
     watch.keeper.check()?;
     let parents = ParentFiles::new(nodes.clone(), job.parent);
@@ -63,6 +63,9 @@ fn store_histories(job: &Job<'_>, pgdata: &Path, stopped: &StoppedBackup) -> Res
     let level = job.context.config.compression.level;
     wal_proof::store_histories(&job.archive, stopped.timeline, &|timeline| {
         let path = pgdata.join("pg_wal").join(WalFileName::History(timeline).to_string());
-        crate::archive::push_history(&job.archive, &path, timeline, level).map(|(_, history)| history)
+        if !path.exists() {
+            return Ok(None);
+        }
+        crate::archive::push_history(&job.archive, &path, timeline, level).map(|(_, history)| Some(history))
     })
 }

@@ -112,7 +112,7 @@ pub fn take(context: &Context, options: &BackupOptions, on_progress: OnProgress<
     };
     let timeout = context.config.archive_timeout();
     let size = identity.wal_segment_size;
-    wal_proof::wait_for_range(&job.archive, &session, &settled.stopped, size, job.is_standby, timeout)?;
+    wal_proof::wait_for_range(&job.archive, watch.keeper, &settled.stopped, size, job.is_standby, timeout)?;
     let manifest = job.manifest(started, settled, &options.notes);
     keeper.renew()?;
     context.repository.commit_backup(&context.layout, &manifest)?;
@@ -161,9 +161,9 @@ impl Job<'_> {
         wal_proof::switch_segment(self.session, self.identity.wal_segment_size).map(Some)
     }
 
-    fn wait_for_probe(&self, probe: Option<WalFileName>) -> Result<()> {
+    fn wait_for_probe(&self, probe: Option<WalFileName>, keeper: &mut LeaseKeeper<'_>) -> Result<()> {
         let Some(probe) = probe else { return Ok(()) };
-        wal_proof::wait_for_probe(&self.archive, self.session, probe, self.context.config.archive_timeout())
+        wal_proof::wait_for_probe(&self.archive, keeper, probe, self.context.config.archive_timeout())
     }
 
     fn index(&self) -> Result<Arc<ChunkIndex>> {

@@ -3,13 +3,13 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use jiff::Timestamp;
 use walkeep_chunkstore::repository::{ClusterIdentity, PageError, Tablespace};
+use walkeep_proto::backup_label::{BackupFrom, BackupLabel};
 use walkeep_proto::control_file::ControlFile;
 use walkeep_proto::identity::SystemIdentifier;
 use walkeep_proto::relation_file::RelationFile;
 use walkeep_proto::replication::base_backup::{BackupTablespace, BaseBackupOptions, has_one_copy};
 use walkeep_proto::replication::{ServerMessage, SqlState};
 use walkeep_proto::segment::WalSegmentSize;
-use walkeep_proto::timeline::TimelineHistory;
 use walkeep_proto::version::MajorVersion;
 
 use super::copy::{self, ArchiveFeeder, Target, Watch};
@@ -43,7 +43,7 @@ pub(super) fn copy(job: &Job<'_>, watch: &mut Watch<'_, '_>) -> Result<Settled> 
     // While the archiver works on the probe; the server waits when a little has come.
     let (index, nodes) = (job.index()?, job.nodes());
     let parents = ParentIndex::new(&nodes, job.parent);
-    job.wait_for_probe(probe)?;
+    job.wait_for_probe(probe, watch.keeper)?;
     watch.keeper.check()?;
 
     let tablespaces: Vec<Tablespace> = begun.tablespaces.iter().filter_map(tablespace).collect();
@@ -65,6 +65,11 @@ pub(super) fn copy(job: &Job<'_>, watch: &mut Watch<'_, '_>) -> Result<Settled> 
         end.position.timeline
     );
     let stopped = StoppedBackup::of(start.lsn, end.position.lsn, streamed.backup_label, streamed.tablespace_map)?;
+    let came_from = BackupLabel::parse(stopped.backup_label.as_bytes())?.backup_from;
+    ensure!(
+        (came_from == BackupFrom::Standby) == job.is_standby,
+        "the backup came from another server than the session leads to, {came_from:?}: name one host in conninfo"
+    );
     let errors = copied.suspects.clone().verdict(stopped.start_lsn, stopped.stop_lsn);
     let errors = with_servers_complaint(errors, &end);
     store_histories(job, &conninfo, &stopped)?;
@@ -147,11 +152,13 @@ fn conninfo(job: &Job<'_>) -> Result<Conninfo> {
 /// Starts the backup. What crosses a network is compressed by the server, if it can.
 fn start(job: &Job<'_>, conninfo: &Conninfo, major: MajorVersion) -> Result<(Incoming, Begun)> {
     let crosses_network = conninfo.hosts.iter().any(|host| matches!(host.address, HostAddress::Tcp { .. }));
+    let max_rate = job.context.rates.read_limit().map(|rate| u32::try_from(rate / 1024).unwrap_or(u32::MAX));
     let mut options = BaseBackupOptions {
         label: job.label(),
         checkpoint: job.checkpoint,
-        max_rate: job.context.rates.read_limit().map(|rate| u32::try_from(rate / 1024).unwrap_or(u32::MAX)),
-        compression: (crosses_network && has_one_copy(major)).then_some(COMPRESSION),
+        max_rate,
+        // With both, MAX_RATE would count what is left behind the compression.
+        compression: (crosses_network && has_one_copy(major) && max_rate.is_none()).then_some(COMPRESSION),
     };
     match Incoming::start(conninfo.clone(), options.clone(), job.identity) {
         Err(error) if options.compression.is_some() && cannot_compress(&error) => {
@@ -196,10 +203,11 @@ fn tablespace(row: &BackupTablespace) -> Option<Tablespace> {
 
 /// A server that complains about page checksums has found damage, even where nothing is found here.
 fn with_servers_complaint(errors: PageErrors, end: &BackupEnd) -> PageErrors {
-    let Some(complaint) = &end.damage else { return errors };
+    // Among them: what it leaves out because it is no file.
     for warning in &end.warnings {
         tracing::warn!("the server says: {warning}");
     }
+    let Some(complaint) = &end.damage else { return errors };
     tracing::warn!("the server says: {complaint}");
     if errors.total > 0 {
         return errors;
@@ -222,9 +230,10 @@ fn page_error(warning: &ServerMessage) -> Option<PageError> {
 
 fn store_histories(job: &Job<'_>, conninfo: &Conninfo, stopped: &StoppedBackup) -> Result<()> {
     let level = job.context.config.compression.level;
-    wal_proof::store_histories(&job.archive, stopped.timeline, &|timeline| -> Result<TimelineHistory> {
+    wal_proof::store_histories(&job.archive, stopped.timeline, &|timeline| {
         let file = on_connection(conninfo, async |connection| connection.timeline_history(timeline).await)?;
-        let file = file.with_context(|| format!("the server has no history of timeline {timeline}"))?;
-        crate::archive::push_history_text(&job.archive, timeline, &file.content, level).map(|(_, history)| history)
+        let Some(file) = file else { return Ok(None) };
+        crate::archive::push_history_text(&job.archive, timeline, &file.content, level)
+            .map(|(_, history)| Some(history))
     })
 }

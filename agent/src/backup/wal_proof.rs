@@ -7,6 +7,7 @@ use walkeep_chunkstore::wal::WalArchive;
 use walkeep_proto::segment::{SegmentNumber, WalFileName, WalSegment, WalSegmentSize};
 use walkeep_proto::timeline::{TimelineHistory, TimelineId};
 
+use super::LeaseKeeper;
 use super::session::StoppedBackup;
 use crate::postgres::Session;
 
@@ -69,16 +70,21 @@ fn file_name(segment: WalSegment, size: WalSegmentSize) -> Result<WalFileName> {
 }
 
 /// Waits until the switched segment is in the repository.
-pub fn wait_for_probe(archive: &WalArchive, session: &Session, probe: WalFileName, limit: Duration) -> Result<()> {
+pub fn wait_for_probe(
+    archive: &WalArchive,
+    keeper: &mut LeaseKeeper<'_>,
+    probe: WalFileName,
+    limit: Duration,
+) -> Result<()> {
     let is_there = || Ok(archive.contains(&probe)?);
-    wait_for(archive, session, &probe, limit, &is_there).context("unable to start copying, archiving does not work")
+    wait_for(archive, keeper, &probe, limit, &is_there).context("unable to start copying, archiving does not work")
 }
 
 /// Waits until the WAL that recovery needs to become consistent is in the repository. The last segment of a standby's
 /// backup may be a tail: a standby cannot have its primary close it, and an idle primary does not.
 pub fn wait_for_range(
     archive: &WalArchive,
-    session: &Session,
+    keeper: &mut LeaseKeeper<'_>,
     backup: &StoppedBackup,
     size: WalSegmentSize,
     may_end_in_tail: bool,
@@ -95,7 +101,7 @@ pub fn wait_for_range(
                     && number == last
                     && archive.tail_end(segment, size)?.is_some_and(|end| end >= backup.stop_lsn))
         };
-        wait_for(archive, session, &file, limit, &is_there)
+        wait_for(archive, keeper, &file, limit, &is_there)
             .context("unable to commit the backup, its WAL is missing")?;
         number = number.next();
     }
@@ -105,7 +111,7 @@ pub fn wait_for_range(
 /// Waits as long as the archiver gets on: a backlog takes its time, a broken archive does not move.
 fn wait_for(
     archive: &WalArchive,
-    session: &Session,
+    keeper: &mut LeaseKeeper<'_>,
     file: &WalFileName,
     limit: Duration,
     is_there: &dyn Fn() -> Result<bool>,
@@ -113,12 +119,13 @@ fn wait_for(
     if is_there()? {
         return Ok(());
     }
+    let session = keeper.session;
     let mut archived = last_archived(session)?;
     let mut moved = Instant::now();
     let is_remote = archive.repository().storage().parallel_reads() > 1;
     let mut pause = if is_remote { POLL * 10 } else { POLL };
     while !is_there()? {
-        anyhow::ensure!(!session.is_lost(), "the connection that started the backup is lost: PostgreSQL has ended it");
+        keeper.check()?;
         let waited = moved.elapsed();
         if waited >= limit {
             let last = last_archived(session)?;
@@ -158,19 +165,25 @@ fn archiver_report(session: &Session) -> Result<String> {
 }
 
 /// Makes sure that the repository can follow the backup's timeline back to its origin. `store` brings a timeline's history
-/// from the server into the repository.
+/// from the server into the repository, and gives nothing where the server has none.
 pub fn store_histories(
     archive: &WalArchive,
     timeline: TimelineId,
-    store: &dyn Fn(TimelineId) -> Result<TimelineHistory>,
+    store: &dyn Fn(TimelineId) -> Result<Option<TimelineHistory>>,
 ) -> Result<()> {
     if timeline == TimelineId::FIRST {
         return Ok(());
     }
-    let stored = |timeline| archive.history(timeline)?.map_or_else(|| store(timeline), Ok);
-    let newest = stored(timeline)?;
+    let stored = |timeline| match archive.history(timeline)? {
+        Some(history) => Ok(Some(history)),
+        None => store(timeline),
+    };
+    let newest = stored(timeline)?.with_context(|| format!("the server has no history of its timeline {timeline}"))?;
     for switch in newest.switches().iter().filter(|switch| switch.parent != TimelineId::FIRST) {
-        stored(switch.parent)?;
+        // Recovery reads the newest one, which names all ancestors; a server that was rebuilt from another one lacks theirs.
+        if stored(switch.parent)?.is_none() {
+            tracing::warn!("neither server nor repository has the history of timeline {}", switch.parent);
+        }
     }
     Ok(())
 }

@@ -180,6 +180,8 @@ fn is_configured(file: &Path, wanted: &Config) -> Result<bool> {
     let (here, there) = (places(&present)?, places(wanted)?);
     let same = present.cluster_name() == wanted.cluster_name()
         && present.cluster.pgdata == wanted.cluster.pgdata
+        // Without a data directory nothing else says which server is meant.
+        && (wanted.cluster.pgdata.is_some() || present.cluster.conninfo == wanted.cluster.conninfo)
         && here.starts_with(&there);
     if same {
         return Ok(true);
@@ -295,7 +297,7 @@ fn advice(settings: &[Setting], applied: bool, restart: bool, asked: bool) -> St
     let missing: Vec<&Setting> = settings.iter().filter(|setting| !is_set(setting)).collect();
     let mut text = String::new();
     if missing.is_empty() {
-        text.push_str("PostgreSQL is configured for archiving\n");
+        text.push_str("PostgreSQL's settings are as they should be\n");
     } else if applied {
         text.push_str("set with ALTER SYSTEM:\n");
     } else {
@@ -309,6 +311,9 @@ fn advice(settings: &[Setting], applied: bool, restart: bool, asked: bool) -> St
     }
     if !asked {
         text.push_str("the server could not be asked for its present settings\n");
+    }
+    if !settings.iter().any(|setting| setting.name == "archive_command") {
+        text.push_str("WAL comes by the stream of `walkeep agent`: start it first\n");
     }
     text.push_str("next: `walkeep check`, then `walkeep backup`\n");
     text

@@ -90,7 +90,8 @@ fn check_tails(
     Ok(())
 }
 
-/// The segments from a backup's start to its stop must be there; further on a gap ends what can be restored.
+/// The segments from a backup's start to its stop must be there, in place of the last a tail that reaches as far; further
+/// on a gap ends what can be restored.
 fn check_range(
     archive: &WalArchive,
     inventory: &WalInventory,
@@ -110,7 +111,12 @@ fn check_range(
         Err(_) => TimelineHistory::without_ancestors(manifest.timeline),
     };
     let (first, last) = (size.segment_at(manifest.start_lsn), size.segment_before(manifest.stop_lsn));
-    if let Some(missing) = inventory.first_missing(&history, first, last, size) {
+    let is_reached = |segment: &WalSegment| {
+        let tail = inventory.tails.get(segment).filter(|_| segment.number == last);
+        tail.is_some_and(|tail| tail.rivals.is_empty() && tail.end >= manifest.stop_lsn)
+    };
+    let missing = inventory.first_missing(&history, first, last, size);
+    if let Some(missing) = missing.filter(|missing| !is_reached(missing)) {
         findings.damage(&object, format_args!("its WAL segment {} is missing", missing.file_name(size)));
         return Ok(());
     }

@@ -105,7 +105,7 @@ fn two_nodes_of_patroni() {
     start(&host, "db1", "patroni");
     wait_members(&host, &[("db1", "leader")]);
     let mut page = host.walk("docs/patroni.md", "The configuration").given("/15/main", "/15/db1");
-    page.run("walkeep init").assert_says("PostgreSQL is configured for archiving");
+    page.run("walkeep init").assert_says("PostgreSQL's settings are as they should be");
     sql(&host, 5432, "create table orders as select i from generate_series(1, 1000) i");
 
     // The second one comes from the repository, and archives when it is promoted.

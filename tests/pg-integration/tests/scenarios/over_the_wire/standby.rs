@@ -74,6 +74,7 @@ fn an_idle_primary_is_no_obstacle(major: MajorVersion) {
     }
     let expected = Digest::of(&primary);
     assert!(agent.stop().success());
+    walkeep.verify();
     let restored = walkeep.restore().args(&["--target", "immediate"]).promoted();
     expected.assert_recovered(&Digest::of(&restored));
 }
