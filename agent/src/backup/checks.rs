@@ -87,7 +87,7 @@ pub fn examine(context: &Context) -> Vec<Finding> {
         Ok(session) => {
             let is_standby = session.value("SELECT pg_is_in_recovery()").is_ok_and(|answer| answer == "t");
             look(&mut findings, "server", "connect to the server that [cluster] pgdata or conninfo names", || {
-                server(context, &session)
+                server(context, &session, is_standby)
             });
             look(&mut findings, "settings", "connect as a superuser or a member of pg_monitor", || {
                 settings(&session, agent.as_ref().is_some_and(|stream| stream.streaming), is_standby)
@@ -182,9 +182,9 @@ fn state(context: &Context) -> Result<Vec<Finding>> {
     Ok(vec![Finding::ok("state directory", format!("'{}' can be written to", directory.display()))])
 }
 
-fn server(context: &Context, session: &Session) -> Result<Vec<Finding>> {
+fn server(context: &Context, session: &Session, is_standby: bool) -> Result<Vec<Finding>> {
     let identity = context.identity()?;
-    let role = if session.value("SELECT pg_is_in_recovery()")? == "t" { "standby" } else { "primary" };
+    let role = if is_standby { "standby" } else { "primary" };
     let (text, data_checksums) = if context.config.cluster.pgdata.is_some() {
         let source = LocalSource::check(session, context.config.pgdata()?, &identity)?;
         let text = format!("'{}' is a {role} of PostgreSQL {}", source.pgdata.display(), source.major);

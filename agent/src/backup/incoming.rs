@@ -12,6 +12,7 @@ use walkeep_proto::replication::base_backup::{
     ArchiveCompression, BackupPosition, BackupTablespace, BaseBackupOptions,
 };
 
+use super::local_source::another_cluster;
 use crate::postgres::connection::{BackupEnd, BackupPart, BaseBackup, Connection, Purpose};
 use crate::postgres::conninfo::Conninfo;
 use crate::stop_flag::StopFlag;
@@ -156,9 +157,9 @@ async fn begin(conninfo: &Conninfo, options: &BaseBackupOptions, cluster: &Clust
     let mut connection = connection.context("unable to open a replication connection")?;
     let (found, expected) = (connection.identify_system().await?.system_identifier, cluster.system_identifier);
     if found != expected {
-        let problem = format!("the server has system identifier {found}, the repository holds {expected}");
-        let object = "the cluster is another one".to_owned();
-        return Err(walkeep_chunkstore::Error::Conflict { object, problem }.into());
+        return Err(another_cluster(format!(
+            "the server has system identifier {found}, the repository holds {expected}"
+        )));
     }
     connection.base_backup(options, cluster.major).await.context("unable to start the base backup")
 }

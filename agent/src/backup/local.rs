@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use walkeep_proto::segment::WalFileName;
 
 use super::copy::{self, FileFeeder, Target, Watch};
-use super::local_source::{LocalSource, check_no_pooler, read_control_file};
+use super::local_source::{LocalSource, read_control_file};
 use super::parent::ParentFiles;
 use super::session::StoppedBackup;
 use super::{Job, Settled, session, wal_proof};
@@ -14,7 +14,6 @@ use super::{Job, Settled, session, wal_proof};
 /// Copies the data directory between the server's start and stop of a backup.
 pub(super) fn copy(job: &Job<'_>, watch: &mut Watch<'_, '_>) -> Result<Settled> {
     let mut source = LocalSource::check(job.session, job.context.config.pgdata()?, job.identity)?;
-    check_no_pooler(job.session)?;
     let probe = job.probe()?;
     let running = session::start(job.session, source.major, &job.label(), job.checkpoint)?;
     source.refresh_tablespaces()?;
@@ -63,7 +62,7 @@ fn store_histories(job: &Job<'_>, pgdata: &Path, stopped: &StoppedBackup) -> Res
     let level = job.context.config.compression.level;
     wal_proof::store_histories(&job.archive, stopped.timeline, &|timeline| {
         let path = pgdata.join("pg_wal").join(WalFileName::History(timeline).to_string());
-        if !path.exists() {
+        if !path.try_exists().with_context(|| format!("unable to look for '{}'", path.display()))? {
             return Ok(None);
         }
         crate::archive::push_history(&job.archive, &path, timeline, level).map(|(_, history)| Some(history))

@@ -59,6 +59,7 @@ impl LocalSource {
             );
         }
         check_same_server(&pgdata, started.parse().unwrap_or(0))?;
+        check_no_pooler(session)?;
         let mode = std::fs::metadata(&pgdata).with_context(|| format!("unable to read '{}'", pgdata.display()))?;
         let tablespaces = tablespaces(&pgdata)?;
         Ok(Self {
@@ -140,7 +141,12 @@ pub fn check_cluster(control: &ControlFile, place: &str, identity: &ClusterIdent
         "'{place}' has system identifier {} of PostgreSQL {}, the repository holds {} of PostgreSQL {}",
         found.system_identifier, found.major, identity.system_identifier, identity.major
     );
-    Err(walkeep_chunkstore::Error::Conflict { object: "the cluster is another one".to_owned(), problem }.into())
+    Err(another_cluster(problem))
+}
+
+/// What leads elsewhere than to the repository's cluster.
+pub fn another_cluster(problem: String) -> anyhow::Error {
+    walkeep_chunkstore::Error::Conflict { object: "the cluster is another one".to_owned(), problem }.into()
 }
 
 /// A copy of the data directory has the same system identifier; the server's start time tells them apart.
@@ -161,7 +167,7 @@ fn check_same_server(pgdata: &Path, started: i64) -> Result<()> {
 }
 
 /// A backup must start and stop in one session; a pooler may hand out another one in between.
-pub fn check_no_pooler(session: &Session) -> Result<()> {
+fn check_no_pooler(session: &Session) -> Result<()> {
     let pids = (0..3).map(|_| session.value("SELECT pg_backend_pid()")).collect::<Result<Vec<_>>>()?;
     if pids.iter().any(|pid| *pid != pids[0]) {
         bail!(

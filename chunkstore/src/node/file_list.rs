@@ -130,10 +130,15 @@ impl FileList {
     }
 }
 
+/// Whether a path leads to a place below the directory that it is taken from: relative, without `.`, `..` or empty parts.
+pub fn is_below(path: &[u8]) -> bool {
+    let plain = |part: &[u8]| !part.is_empty() && part != b"." && part != b"..";
+    path.split(|b| *b == b'/').all(plain) && !path.contains(&0)
+}
+
 /// A stored path stays inside the directory it is restored to.
 fn check_path(path: &[u8]) -> Result<(), String> {
-    let plain = |part: &[u8]| !part.is_empty() && part != b"." && part != b"..";
-    if path.split(|b| *b == b'/').all(plain) && !path.contains(&0) {
+    if is_below(path) {
         Ok(())
     } else {
         Err(format!("path '{}' leaves the data directory", String::from_utf8_lossy(path)))

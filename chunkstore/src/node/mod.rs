@@ -13,7 +13,7 @@ mod reference;
 mod store;
 
 pub use byte_map::ByteMap;
-pub use file_list::{Body, FileContent, FileEntry, FileList, FileListBuilder};
+pub use file_list::{Body, FileContent, FileEntry, FileList, FileListBuilder, is_below};
 pub use page_map::{Extent, MAXIMUM_DEPTH, MAXIMUM_EXTENTS, PageMap, PageSource, StoredPageMap, pages_to_rewrite};
 pub use reference::{ChunkRef, Location, NodeRef, PackDictionary, PackedRef};
 pub use store::NodeStore;

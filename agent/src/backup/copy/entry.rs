@@ -4,6 +4,7 @@ use std::io::{self, Read};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::{Buf, Bytes};
+use walkeep_chunkstore::node::is_below;
 use walkeep_proto::identity::Oid;
 
 use crate::backup::incoming::{Event, Incoming};
@@ -121,12 +122,6 @@ impl EntryHead {
             size: entry.size(),
         })
     }
-}
-
-/// Whether a name leads to a place below the directory it is unpacked in.
-fn is_below(name: &[u8]) -> bool {
-    let plain = |part: &[u8]| !part.is_empty() && part != b"." && part != b"..";
-    name.split(|byte| *byte == b'/').all(plain) && !name.contains(&0)
 }
 
 #[cfg(test)]

@@ -112,6 +112,7 @@ fn refuses_a_pooler(major: MajorVersion) {
     let pooler = Pooler::before(&cluster);
     walkeep.configure("cluster", "conninfo", pooler.conninfo());
     fails(&walkeep, 1, &["pooler", "connect to the server directly"]);
+    walkeep.run(&["check"]).expect_code(10).assert_says("pooler");
 }
 scenario!([V13, V18], refuses_a_pooler);
 
@@ -290,16 +291,27 @@ fn thrash_tables(cluster: &Cluster, over: &AtomicBool) {
     }
 }
 
-fn names_a_damaged_page(major: MajorVersion) {
-    let (mut cluster, walkeep) = small(major);
+/// A table `t` of a hundred pages and more: its file, and the file's path below the data directory.
+pub fn table(cluster: &Cluster) -> (PathBuf, String) {
     cluster.sql("create table t as select i, md5(i::text) from generate_series(1, 20000) i");
-    let good = walkeep.backup(&[]);
     let file = cluster.relation_file("t");
     let relative = file.strip_prefix(cluster.data()).expect("it lies inside").display().to_string();
+    (file, relative)
+}
+
+/// Damages two pages of a table, 3 and 77, of a cluster that runs before and afterwards.
+pub fn damage_two_pages(cluster: &mut Cluster, file: &Path) {
     cluster.stop(StopMode::Fast);
-    corrupt_page(&mut cluster, &file, 3);
-    corrupt_page(&mut cluster, &file, 77);
+    corrupt_page(cluster, file, 3);
+    corrupt_page(cluster, file, 77);
     cluster.start();
+}
+
+fn names_a_damaged_page(major: MajorVersion) {
+    let (mut cluster, walkeep) = small(major);
+    let (file, relative) = table(&cluster);
+    let good = walkeep.backup(&[]);
+    damage_two_pages(&mut cluster, &file);
     // The second backup compares with the first, which holds the same page: that makes the page no better.
     for _ in 0..2 {
         let output = walkeep.run(&["backup"]).expect_code(5);

@@ -13,7 +13,7 @@ fn id(backup: &Value) -> &str {
 }
 
 #[track_caller]
-fn statistic(backup: &Value, name: &str) -> u64 {
+pub fn statistic(backup: &Value, name: &str) -> u64 {
     backup["statistics"][name].as_u64().unwrap_or_else(|| panic!("no statistic '{name}' in {backup}"))
 }
 

@@ -8,7 +8,6 @@ use std::fs;
 use std::path::Path;
 use std::process::Child;
 
-use serde_json::Value;
 use walkeep_pg_integration::compare::verify_backup;
 use walkeep_pg_integration::user::{create_directory, write_file};
 use walkeep_pg_integration::wait::SOON;
@@ -19,13 +18,9 @@ use walkeep_pg_integration::{
 };
 
 use crate::backup_faults::{copying, fails_with, spawned};
+use crate::backup_restore::statistic;
 
 const WIRE: [&str; 2] = ["--source", "replication"];
-
-#[track_caller]
-fn statistic(backup: &Value, name: &str) -> u64 {
-    backup["statistics"][name].as_u64().unwrap_or_else(|| panic!("no statistic '{name}' in {backup}"))
-}
 
 /// A backup that is busy with [`slow_file`](crate::backup_faults::slow_file): the server has sent far more than a small
 /// cluster has.
@@ -197,6 +192,13 @@ fn needs_no_data_directory(major: MajorVersion) {
         MajorVersion::V15 => assert!(asked.len() == 1 && asked[0].contains("COMPRESSION 'zstd'"), "{asked:?}"),
         _ => assert!(asked[0].contains("COMPRESSION 'zstd'") && !asked[1].contains("COMPRESSION"), "{asked:?}"),
     }
+    walkeep.configure("limits", "read_rate", "64MiB");
+    walkeep.backup(&[]);
+    let last = commands(&cluster).pop().expect("it was asked");
+    assert!(last.contains("MAX_RATE 65536") && !last.contains("COMPRESSION"), "{last}");
+    let elsewhere = conninfo.replace("dbname=postgres", "dbname=template1");
+    let mut command = walkeep.command(&["init", "--conninfo", &elsewhere, "--repo"]);
+    Output::of(command.arg(&repository)).expect_code(7).assert_says("it configures another cluster");
     let report = walkeep.json(&["check"]);
     let findings = report["findings"].as_array().expect("a list");
     assert!(findings.iter().any(|f| f["subject"] == "server" && f["severity"] == "ok"), "{report}");

@@ -25,6 +25,7 @@ fn pair(major: MajorVersion) -> (Cluster, Cluster, Walkeep) {
 /// Under load on the primary, from both sources, and restored by replay of what the primary has archived.
 fn a_standby_is_backed_up(major: MajorVersion) {
     let (primary, standby, walkeep) = pair(major);
+    walkeep.run(&["check"]).assert_says("the server is a standby: its primary archives");
     let load = pgbench_load(&primary, Seed::fixed(91));
     let backups = ["local", "replication"].map(|source| {
         let backup = walkeep.backup(&["--source", source]);

@@ -1,21 +1,15 @@
 //! A backup over the wire when something is wrong: nothing is listed that is not whole.
 
-use walkeep_pg_integration::faults::corrupt_page;
 use walkeep_pg_integration::{Cluster, Digest, MajorVersion, Seed, StopMode, Workload, scenario};
 
 use super::{WIRE, being_sent};
-use crate::backup_faults::{ending_of, fails_with, slow_file, small, survives_thrashing};
+use crate::backup_faults::{damage_two_pages, ending_of, fails_with, slow_file, small, survives_thrashing, table};
 
 /// The server sends everything, and then an error: the backup is kept, and says which pages are damaged.
 fn damaged_pages_are_named(major: MajorVersion) {
     let (mut cluster, walkeep) = small(major);
-    cluster.sql("create table t as select i, md5(i::text) from generate_series(1, 20000) i");
-    let file = cluster.relation_file("t");
-    let relative = file.strip_prefix(cluster.data()).expect("it lies inside").display().to_string();
-    cluster.stop(StopMode::Fast);
-    corrupt_page(&mut cluster, &file, 3);
-    corrupt_page(&mut cluster, &file, 77);
-    cluster.start();
+    let (file, relative) = table(&cluster);
+    damage_two_pages(&mut cluster, &file);
     let output = walkeep.run(&["backup", "--source", "replication"]).expect_code(5);
     output.assert_says("2 damaged pages");
     output.assert_says(&format!("'{relative}' block 3:"));
@@ -32,9 +26,7 @@ scenario!(per_major, damaged_pages_are_named);
 /// The server takes a page with an LSN of the future for one that was just written, and does not check it.
 fn a_page_of_the_future_is_damage(major: MajorVersion) {
     let (mut cluster, walkeep) = small(major);
-    cluster.sql("create table t as select i, md5(i::text) from generate_series(1, 20000) i");
-    let file = cluster.relation_file("t");
-    let relative = file.strip_prefix(cluster.data()).expect("it lies inside").display().to_string();
+    let (file, relative) = table(&cluster);
     cluster.stop(StopMode::Fast);
     let page = std::fs::File::options().write(true).open(&file).expect("the table is there");
     std::os::unix::fs::FileExt::write_all_at(&page, &[0xFF; 8], 5 * 8192).expect("it can be written to");
@@ -97,6 +89,10 @@ fn a_name_too_long_for_the_server_is_told(major: MajorVersion) {
     walkeep_pg_integration::user::write_file(&cluster.data().join(&long), "bytes");
     fails_with(&walkeep, &WIRE, 1, &["file name too long for tar format", &long]);
     assert_eq!(walkeep.backup(&["--source", "local"])["status"], "ok");
+    // What the server leaves out by itself is passed on.
+    std::fs::remove_file(cluster.data().join(&long)).expect("it is there");
+    std::os::unix::fs::symlink("postgresql.conf", cluster.data().join("link")).expect("links can be made");
+    walkeep.run(&["backup", "--source", "replication"]).ok().assert_says("skipping special file");
 }
 scenario!([V13, V18], a_name_too_long_for_the_server_is_told);
 
