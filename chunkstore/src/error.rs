@@ -85,6 +85,12 @@ pub enum Error {
         /// The version or feature, and what this build knows.
         problem: String,
     },
+    /// What a new backup was to build on cannot be had.
+    #[error("the earlier backup cannot be built on: {problem}")]
+    UnusableParent {
+        /// What is missing or damaged.
+        problem: String,
+    },
     /// The caller asked for something impossible.
     #[error("{0}")]
     Invalid(String),
@@ -116,7 +122,7 @@ impl Error {
                 _ => ErrorKind::Unreachable,
             },
             Self::Bucket { kind, .. } => *kind,
-            Self::Damaged { .. } => ErrorKind::Damaged,
+            Self::Damaged { .. } | Self::UnusableParent { .. } => ErrorKind::Damaged,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Conflict { .. } => ErrorKind::Conflict,
             Self::Unsupported { .. } => ErrorKind::Unsupported,

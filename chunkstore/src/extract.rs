@@ -52,6 +52,15 @@ impl ReadPlan {
         }
     }
 
+    /// Adds one page of a region. Nothing is read for a hole.
+    pub fn add_page(&mut self, file: u32, map: &PageMap, page: u32) {
+        let Some(&PageSource::Chunk { chunk, page }) = map.pages().get(page as usize) else { return };
+        let Some(chunk) = map.chunks().get(chunk as usize) else { return };
+        // It fits: a chunk is no longer than a frame.
+        let Ok(chunk_offset) = u32::try_from(u64::from(page) * u64::from(map.page_size())) else { return };
+        self.add(chunk, Piece { file, file_offset: 0, chunk_offset, length: map.page_size() });
+    }
+
     /// Adds the bytes of one region of a file that begins at `start`.
     pub fn add_bytes(&mut self, file: u32, start: u64, map: &ByteMap) {
         let mut file_offset = start;

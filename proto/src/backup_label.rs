@@ -1,6 +1,7 @@
 //! `backup_label`: where replay of a base backup begins (`access/transam/xlogbackup.c`).
 //!
-//! The file is stored and restored byte for byte; this module only reads it.
+//! The file is stored and restored byte for byte, but for what it says of an incremental backup: merged with what it builds
+//! on, such a backup is one like any other.
 
 use crate::lsn::Lsn;
 use crate::segment::SegmentFileName;
@@ -136,6 +137,16 @@ impl BackupLabel {
     }
 }
 
+/// The file of a backup that is incremental no more: a server refuses to start from what is left out.
+pub fn without_incremental(text: &str) -> String {
+    let from = |line: &str| line.starts_with(INCREMENTAL_LSN) || line.starts_with(INCREMENTAL_TIMELINE);
+    // A label may look like any line; these stand behind it, and behind the start timeline.
+    let behind = text.rfind(TIMELINE).map_or(0, |at| at + TIMELINE.len());
+    let (head, tail) = text.split_at(behind);
+    let kept = tail.split_inclusive('\n').enumerate().filter(|(number, line)| *number == 0 || !from(line));
+    std::iter::once(head).chain(kept.map(|(_, line)| line)).collect()
+}
+
 /// The lines of the file. A label may contain line feeds and so look like any other line, hence two ways to search.
 struct Lines<'a>(&'a str);
 
@@ -196,6 +207,19 @@ mod tests {
         assert_eq!((from.lsn, from.timeline.get()), (Lsn::new(0x1_0000_0028), 2));
         let halved = format!("{LABEL_OF_17}INCREMENTAL FROM LSN: 1/28\n");
         assert_eq!(BackupLabel::parse(halved.as_bytes()), Err(BackupLabelError::Missing("INCREMENTAL FROM TLI: ")));
+    }
+
+    #[test]
+    fn what_was_merged_is_incremental_no_more() {
+        let text = format!("{LABEL_OF_17}INCREMENTAL FROM LSN: 1/28\nINCREMENTAL FROM TLI: 2\n");
+        assert_eq!(without_incremental(&text), LABEL_OF_17);
+        assert_eq!(without_incremental(LABEL_OF_17), LABEL_OF_17);
+        let label = with_label("x\nINCREMENTAL FROM LSN: 0/1\nINCREMENTAL FROM TLI: 9");
+        assert_eq!(
+            without_incremental(&format!("{label}INCREMENTAL FROM LSN: 1/28\nINCREMENTAL FROM TLI: 2\n")),
+            label
+        );
+        assert_eq!(without_incremental(""), "");
     }
 
     #[test]

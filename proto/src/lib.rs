@@ -5,13 +5,14 @@
 //!
 //! Reading order: [`lsn`] → [`timeline`] → [`segment`] → [`version`] → [`identity`] → [`page`] →
 //! [`control_file`] → [`relation_file`] → [`data_directory`] → [`backup_label`] →
-//! [`tablespace_map`] → [`backup_manifest`] → [`wal`] → [`replication`].
+//! [`tablespace_map`] → [`backup_manifest`] → [`incremental_file`] → [`wal`] → [`replication`].
 
 pub mod backup_label;
 pub mod backup_manifest;
 pub mod control_file;
 pub mod data_directory;
 pub mod identity;
+pub mod incremental_file;
 pub mod lsn;
 pub mod page;
 pub mod relation_file;

@@ -36,6 +36,15 @@ pub enum Event {
     End(BackupEnd),
 }
 
+/// What the server is asked for.
+#[derive(Clone)]
+pub struct Wanted {
+    /// The command.
+    pub options: BaseBackupOptions,
+    /// For an incremental backup, the manifest of the earlier one.
+    pub manifest: Option<Bytes>,
+}
+
 /// What the server says before it sends.
 pub struct Begun {
     /// Where the backup begins.
@@ -58,13 +67,13 @@ impl Incoming {
     ///
     /// # Errors
     /// A conflict where the server is another cluster's: it is asked before it sends anything.
-    pub fn start(conninfo: Conninfo, options: BaseBackupOptions, cluster: &ClusterIdentity) -> Result<(Self, Begun)> {
+    pub fn start(conninfo: Conninfo, wanted: Wanted, cluster: &ClusterIdentity) -> Result<(Self, Begun)> {
         let cluster = cluster.clone();
         let (sender, events) = bounded(BATCHES);
         let stop = Arc::new(StopFlag::default());
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("base backup".to_owned()).spawn(move || {
-            if let Err(error) = receive(&conninfo, &options, &cluster, &stopped, &sender) {
+            if let Err(error) = receive(&conninfo, wanted, &cluster, &stopped, &sender) {
                 // Nobody wants to know when the copy has failed.
                 let _ = sender.send(Err(error));
             }
@@ -109,7 +118,7 @@ impl Drop for Incoming {
 
 fn receive(
     conninfo: &Conninfo,
-    options: &BaseBackupOptions,
+    wanted: Wanted,
     cluster: &ClusterIdentity,
     stop: &StopFlag,
     sender: &Sender<Result<Event>>,
@@ -117,7 +126,7 @@ fn receive(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("unable to start receiving")?;
     let received = runtime.block_on(async {
-        let mut backup = match stop.unless(begin(conninfo, options, cluster)).await {
+        let mut backup = match stop.unless(begin(conninfo, wanted, cluster)).await {
             Some(backup) => backup?,
             None => return Ok(()),
         };
@@ -152,7 +161,7 @@ fn receive(
     received
 }
 
-async fn begin(conninfo: &Conninfo, options: &BaseBackupOptions, cluster: &ClusterIdentity) -> Result<BaseBackup> {
+async fn begin(conninfo: &Conninfo, wanted: Wanted, cluster: &ClusterIdentity) -> Result<BaseBackup> {
     let connection = Connection::connect(conninfo, Purpose::PhysicalReplication).await;
     let mut connection = connection.context("unable to open a replication connection")?;
     let (found, expected) = (connection.identify_system().await?.system_identifier, cluster.system_identifier);
@@ -161,5 +170,8 @@ async fn begin(conninfo: &Conninfo, options: &BaseBackupOptions, cluster: &Clust
             "the server has system identifier {found}, the repository holds {expected}"
         )));
     }
-    connection.base_backup(options, cluster.major).await.context("unable to start the base backup")
+    if let Some(manifest) = wanted.manifest {
+        connection.upload_manifest(&manifest).await.context("unable to tell the server of the earlier backup")?;
+    }
+    connection.base_backup(&wanted.options, cluster.major).await.context("unable to start the base backup")
 }

@@ -36,6 +36,7 @@ pub(super) fn copy(job: &Job<'_>, watch: &mut Watch<'_, '_>) -> Result<Settled> 
     let errors = copied.suspects.clone().verdict(stopped.start_lsn, stopped.stop_lsn);
     store_histories(job, &source.pgdata, &stopped)?;
     Ok(Settled {
+        kind: job.reading_kind(),
         server_version: source.server_version,
         data_checksums: source.control.data_checksums(),
         directory_mode: source.directory_mode,

@@ -6,6 +6,7 @@
 mod checks;
 mod copy;
 mod incoming;
+mod incremental;
 mod local;
 mod local_source;
 mod page_check;
@@ -39,6 +40,7 @@ use crate::postgres::Session;
 use crate::repository::Ask;
 use copy::{Copied, CopyOptions};
 use page_check::PageErrors;
+use parent::Earlier;
 use session::StoppedBackup;
 
 pub use checks::{Finding, Severity, examine};
@@ -84,14 +86,15 @@ pub fn take(context: &Context, options: &BackupOptions, on_progress: OnProgress<
     let session = connect(context)?;
     let advance = Advance::default();
     let mut keeper = LeaseKeeper { lease, session: &session, advance: &advance, renewed: std::time::Instant::now() };
-    let parent = if options.full_read { None } else { parent::choose(context, &identity)? };
+    let earlier = if options.full_read { Earlier::default() } else { parent::choose(context, &identity)? };
     let job = Job {
         context,
         session: &session,
         identity: &identity,
         archive: context.archive(),
         id: BackupId::generate(started),
-        parent: parent.as_ref(),
+        parent: earlier.parent.as_ref(),
+        read_everything: earlier.read_everything,
         checkpoint: options.checkpoint,
         is_standby: session.value("SELECT pg_is_in_recovery()")? == "t",
     };
@@ -132,12 +135,15 @@ struct Job<'a> {
     archive: WalArchive,
     id: BackupId,
     parent: Option<&'a BackupManifest>,
+    /// When the newest backup was started that has read everything.
+    read_everything: Option<Timestamp>,
     checkpoint: Checkpoint,
     is_standby: bool,
 }
 
 /// What was copied, and what is known of it.
 struct Settled {
+    kind: BackupKind,
     server_version: String,
     data_checksums: bool,
     directory_mode: u32,
@@ -185,8 +191,14 @@ impl Job<'_> {
         }
     }
 
+    /// What a backup is that has read everything.
+    fn reading_kind(&self) -> BackupKind {
+        if self.parent.is_some() { BackupKind::Scan } else { BackupKind::FullRead }
+    }
+
     fn manifest(&self, started: Timestamp, settled: Settled, notes: &BTreeMap<String, String>) -> BackupManifest {
-        let Settled { server_version, data_checksums, directory_mode, tablespaces, copied, errors, stopped } = settled;
+        let Settled { kind, server_version, data_checksums, directory_mode, tablespaces, copied, errors, stopped } =
+            settled;
         let Copied { ingested, read_bytes, .. } = copied;
         let statistics = BackupStatistics {
             files: ingested.files,
@@ -209,7 +221,7 @@ impl Job<'_> {
             wal_segment_size: self.identity.wal_segment_size,
             data_checksums,
             directory_mode,
-            kind: if self.parent.is_some() { BackupKind::Scan } else { BackupKind::FullRead },
+            kind,
             parent: self.parent.map(|parent| parent.id.clone()),
             status: if errors.total == 0 { BackupStatus::Ok } else { BackupStatus::PageErrors },
             page_errors: errors.listed,

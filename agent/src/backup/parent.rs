@@ -4,14 +4,24 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use anyhow::Result;
+use jiff::Timestamp;
 use walkeep_chunkstore::node::{FileContent, FileEntry, NodeRef, NodeStore};
 use walkeep_chunkstore::repository::{BackupManifest, ClusterIdentity};
 
 use crate::context::Context;
 
+/// The earlier backups of the same cluster, as far as a new one wants to know of them.
+#[derive(Default)]
+pub struct Earlier {
+    /// The newest that can be read.
+    pub parent: Option<BackupManifest>,
+    /// When the newest was started that has read everything.
+    pub read_everything: Option<Timestamp>,
+}
+
 /// The newest readable backup of the same cluster. Fingerprints decide what is stored, so any is right; the newest is
 /// cheapest. One that cannot be read is passed over: the new backup stores what it must.
-pub fn choose(context: &Context, identity: &ClusterIdentity) -> Result<Option<BackupManifest>> {
+pub fn choose(context: &Context, identity: &ClusterIdentity) -> Result<Earlier> {
     let suits = |manifest: &BackupManifest| {
         manifest.system_identifier == identity.system_identifier
             && manifest.major == identity.major
@@ -19,14 +29,20 @@ pub fn choose(context: &Context, identity: &ClusterIdentity) -> Result<Option<Ba
             && manifest.pages_per_segment == identity.pages_per_segment
     };
     let listed = context.repository.backups(&context.layout)?;
-    Ok(listed.into_iter().rev().find_map(|backup| match backup.manifest {
-        Ok(manifest) if suits(&manifest) => Some(manifest),
-        Ok(_) => None,
+    let mut suitable = listed.into_iter().rev().filter_map(|backup| match backup.manifest {
+        Ok(manifest) => suits(&manifest).then_some(manifest),
         Err(error) => {
             tracing::warn!("backup '{}' cannot be compared with: {error}", backup.id);
             None
         }
-    }))
+    });
+    let parent = suitable.next();
+    let has_read_everything = |manifest: &&BackupManifest| manifest.kind.has_read_everything();
+    let read_everything = match parent.as_ref().filter(has_read_everything) {
+        Some(parent) => Some(parent.started),
+        None => suitable.find(|manifest| has_read_everything(&manifest)).map(|manifest| manifest.started),
+    };
+    Ok(Earlier { parent, read_everything })
 }
 
 /// Walks a parent's file lists beside the sorted files of the new backup, one list in memory at a time.
@@ -76,6 +92,11 @@ impl ParentIndex {
             }
         }
         Self(files)
+    }
+
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &FileContent)> {
+        self.0.iter().map(|(path, content)| (path.as_slice(), content))
     }
 
     /// What the parent has at this path.

@@ -1,19 +1,25 @@
 //! A base backup that the server sends: `check → BASE_BACKUP → unpack → compare with its manifest`.
 
+use std::sync::Arc;
+
 use anyhow::{Context as _, Result, bail, ensure};
+use bytes::Bytes;
 use jiff::Timestamp;
-use walkeep_chunkstore::repository::{ClusterIdentity, PageError, Tablespace};
-use walkeep_proto::backup_label::{BackupFrom, BackupLabel};
+use walkeep_chunkstore::index::ChunkIndex;
+use walkeep_chunkstore::node::NodeStore;
+use walkeep_chunkstore::repository::{BackupKind, ClusterIdentity, PageError, Tablespace};
+use walkeep_proto::backup_label::{BackupFrom, BackupLabel, without_incremental};
 use walkeep_proto::control_file::ControlFile;
 use walkeep_proto::identity::SystemIdentifier;
 use walkeep_proto::relation_file::RelationFile;
 use walkeep_proto::replication::base_backup::{BackupTablespace, BaseBackupOptions, has_one_copy};
 use walkeep_proto::replication::{ServerMessage, SqlState};
-use walkeep_proto::segment::WalSegmentSize;
+use walkeep_proto::segment::{WalFileName, WalSegmentSize};
 use walkeep_proto::version::MajorVersion;
 
 use super::copy::{self, ArchiveFeeder, Target, Watch};
-use super::incoming::{Begun, Incoming};
+use super::incoming::{Begun, Incoming, Wanted};
+use super::incremental::{self, Base, Merger};
 use super::local_source::check_cluster;
 use super::page_check::PageErrors;
 use super::parent::ParentIndex;
@@ -34,54 +40,149 @@ pub(super) struct Server {
     directory_mode: u32,
 }
 
-/// Has the server send everything.
+/// What a copy over the wire needs, whatever the server sends.
+struct Wire<'a> {
+    job: &'a Job<'a>,
+    server: Server,
+    conninfo: Conninfo,
+    /// The segment whose arrival proves that archiving works.
+    probe: Option<WalFileName>,
+    index: Arc<ChunkIndex>,
+    nodes: Arc<NodeStore>,
+    parents: ParentIndex,
+}
+
+/// The server will not, or cannot, send only what has changed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:#}")]
+struct NotIncremental(anyhow::Error);
+
+/// Has the server send what has changed, or everything.
 pub(super) fn copy(job: &Job<'_>, watch: &mut Watch<'_, '_>) -> Result<Settled> {
-    let server = Server::ask(job.session, job.identity)?;
-    let conninfo = conninfo(job)?;
-    let probe = job.probe()?;
-    let (incoming, begun) = start(job, &conninfo, server.major)?;
-    // While the archiver works on the probe; the server waits when a little has come.
-    let (index, nodes) = (job.index()?, job.nodes());
-    let parents = ParentIndex::new(&nodes, job.parent);
-    job.wait_for_probe(probe, watch.keeper)?;
-    watch.keeper.check()?;
+    let wire = Wire::prepare(job)?;
+    if let Some(base) = Base::choose(job, &wire.server, &wire.conninfo) {
+        match wire.copy_changes(base, watch) {
+            Err(error) if is_about_parent(&error) => incremental::tell(&error),
+            other => return other,
+        }
+    }
+    wire.copy_everything(watch)
+}
 
-    let tablespaces: Vec<Tablespace> = begun.tablespaces.iter().filter_map(tablespace).collect();
-    let start = begun.start;
-    let options = job.copy_options(server.data_checksums);
-    let mut feeder = ArchiveFeeder::new(incoming, begun, parents, options.jobs);
-    let target = Target { repository: &job.context.repository, index, nodes: &nodes };
-    let mut copied = copy::run(&mut feeder, options, target, watch)?;
+/// Whether everything can be had where the changes alone cannot.
+fn is_about_parent(error: &anyhow::Error) -> bool {
+    use walkeep_chunkstore::Error;
+    let unusable = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<NotIncremental>() || matches!(cause.downcast_ref(), Some(Error::UnusableParent { .. }))
+    };
+    error.chain().any(unusable)
+}
 
-    let streamed = feeder.finish(std::mem::take(&mut copied.ingested.sums))?;
-    let control =
-        ControlFile::parse(&streamed.control).context("unable to understand the server's global/pg_control")?;
-    check_cluster(&control, "global/pg_control", job.identity)?;
-    let end = streamed.end;
-    ensure!(
-        end.position.timeline == start.timeline,
-        "the server went from timeline {} to {} during the backup: take it again",
-        start.timeline,
-        end.position.timeline
-    );
-    let stopped = StoppedBackup::of(start.lsn, end.position.lsn, streamed.backup_label, streamed.tablespace_map)?;
-    let came_from = BackupLabel::parse(stopped.backup_label.as_bytes())?.backup_from;
-    ensure!(
-        (came_from == BackupFrom::Standby) == job.is_standby,
-        "the backup came from another server than the session leads to, {came_from:?}: name one host in conninfo"
-    );
-    let errors = copied.suspects.clone().verdict(stopped.start_lsn, stopped.stop_lsn);
-    let errors = with_servers_complaint(errors, &end);
-    store_histories(job, &conninfo, &stopped)?;
-    Ok(Settled {
-        server_version: server.version,
-        data_checksums: control.data_checksums(),
-        directory_mode: server.directory_mode,
-        tablespaces,
-        copied,
-        errors,
-        stopped,
-    })
+impl<'a> Wire<'a> {
+    fn prepare(job: &'a Job<'a>) -> Result<Self> {
+        let server = Server::ask(job.session, job.identity)?;
+        let conninfo = conninfo(job)?;
+        let probe = job.probe()?;
+        // While the archiver works on the probe.
+        let (index, nodes) = (job.index()?, job.nodes());
+        let parents = ParentIndex::new(&nodes, job.parent);
+        Ok(Self { job, server, conninfo, probe, index, nodes, parents })
+    }
+
+    fn copy_everything(&self, watch: &mut Watch<'_, '_>) -> Result<Settled> {
+        let (incoming, begun) = self.start(None)?;
+        self.receive(incoming, begun, None, watch)
+    }
+
+    fn copy_changes(&self, base: Base<'_>, watch: &mut Watch<'_, '_>) -> Result<Settled> {
+        let manifest = base.manifest(&self.parents)?;
+        let (incoming, begun) = self.start(Some(manifest.into())).map_err(|error| match server_error(&error) {
+            Some(_) => NotIncremental(error).into(),
+            None => error,
+        })?;
+        let merger = base.begin(self.job.session, begun.start, &self.parents).map_err(NotIncremental)?;
+        self.receive(incoming, begun, Some(merger), watch)
+    }
+
+    /// Copies what comes.
+    fn receive(
+        &self,
+        incoming: Incoming,
+        begun: Begun,
+        merger: Option<Merger>,
+        watch: &mut Watch<'_, '_>,
+    ) -> Result<Settled> {
+        let Self { job, server, .. } = self;
+        // The server waits when a little has come.
+        job.wait_for_probe(self.probe, watch.keeper)?;
+        watch.keeper.check()?;
+        let kind = if merger.is_some() { BackupKind::Incremental } else { job.reading_kind() };
+        let tablespaces: Vec<Tablespace> = begun.tablespaces.iter().filter_map(tablespace).collect();
+        let start = begun.start;
+        let options = job.copy_options(server.data_checksums);
+        let mut feeder = ArchiveFeeder::new(incoming, begun, &self.parents, merger, options.jobs);
+        let repository = &job.context.repository;
+        let target = Target { repository, index: Arc::clone(&self.index), nodes: &self.nodes };
+        let mut copied = copy::run(&mut feeder, options, target, watch)?;
+
+        let streamed = feeder.finish(std::mem::take(&mut copied.ingested.sums))?;
+        let control =
+            ControlFile::parse(&streamed.control).context("unable to understand the server's global/pg_control")?;
+        check_cluster(&control, "global/pg_control", job.identity)?;
+        let end = streamed.end;
+        ensure!(
+            end.position.timeline == start.timeline,
+            "the server went from timeline {} to {} during the backup: take it again",
+            start.timeline,
+            end.position.timeline
+        );
+        let backup_label = without_incremental(&streamed.backup_label);
+        let stopped = StoppedBackup::of(start.lsn, end.position.lsn, backup_label, streamed.tablespace_map)?;
+        let came_from = BackupLabel::parse(stopped.backup_label.as_bytes())?.backup_from;
+        ensure!(
+            (came_from == BackupFrom::Standby) == job.is_standby,
+            "the backup came from another server than the session leads to, {came_from:?}: name one host in conninfo"
+        );
+        let errors = copied.suspects.clone().verdict(stopped.start_lsn, stopped.stop_lsn);
+        let errors = with_servers_complaint(errors, &end);
+        store_histories(job, &self.conninfo, &stopped)?;
+        Ok(Settled {
+            kind,
+            server_version: server.version.clone(),
+            data_checksums: control.data_checksums(),
+            directory_mode: server.directory_mode,
+            tablespaces,
+            copied,
+            errors,
+            stopped,
+        })
+    }
+
+    /// Starts the backup; with the manifest of an earlier one, of what has changed since. What crosses a network is
+    /// compressed by the server, if it can.
+    fn start(&self, manifest: Option<Bytes>) -> Result<(Incoming, Begun)> {
+        let (conninfo, rates) = (&self.conninfo, &self.job.context.rates);
+        let crosses_network = conninfo.hosts.iter().any(|host| matches!(host.address, HostAddress::Tcp { .. }));
+        let max_rate = rates.read_limit().map(|rate| u32::try_from(rate / 1024).unwrap_or(u32::MAX));
+        let options = BaseBackupOptions {
+            label: self.job.label(),
+            checkpoint: self.job.checkpoint,
+            max_rate,
+            // With both, MAX_RATE would count what is left behind the compression.
+            compression: (crosses_network && has_one_copy(self.server.major) && max_rate.is_none())
+                .then_some(COMPRESSION),
+            incremental: manifest.is_some(),
+        };
+        let mut wanted = Wanted { options, manifest };
+        match Incoming::start(conninfo.clone(), wanted.clone(), self.job.identity) {
+            Err(error) if wanted.options.compression.is_some() && cannot_compress(&error) => {
+                tracing::info!("the server does not compress: {error:#}");
+                wanted.options.compression = None;
+                Incoming::start(conninfo.clone(), wanted, self.job.identity)
+            }
+            other => other,
+        }
+    }
 }
 
 impl Server {
@@ -149,27 +250,6 @@ fn conninfo(job: &Job<'_>) -> Result<Conninfo> {
     Ok(conninfo)
 }
 
-/// Starts the backup. What crosses a network is compressed by the server, if it can.
-fn start(job: &Job<'_>, conninfo: &Conninfo, major: MajorVersion) -> Result<(Incoming, Begun)> {
-    let crosses_network = conninfo.hosts.iter().any(|host| matches!(host.address, HostAddress::Tcp { .. }));
-    let max_rate = job.context.rates.read_limit().map(|rate| u32::try_from(rate / 1024).unwrap_or(u32::MAX));
-    let mut options = BaseBackupOptions {
-        label: job.label(),
-        checkpoint: job.checkpoint,
-        max_rate,
-        // With both, MAX_RATE would count what is left behind the compression.
-        compression: (crosses_network && has_one_copy(major) && max_rate.is_none()).then_some(COMPRESSION),
-    };
-    match Incoming::start(conninfo.clone(), options.clone(), job.identity) {
-        Err(error) if options.compression.is_some() && cannot_compress(&error) => {
-            tracing::info!("the server does not compress: {error:#}");
-            options.compression = None;
-            Incoming::start(conninfo.clone(), options, job.identity)
-        }
-        other => other,
-    }
-}
-
 /// A server that was built without zstd says so before it does anything.
 fn cannot_compress(error: &anyhow::Error) -> bool {
     let refused = [SqlState::SYNTAX_ERROR, SqlState::FEATURE_NOT_SUPPORTED, SqlState::INVALID_PARAMETER_VALUE];
@@ -177,7 +257,7 @@ fn cannot_compress(error: &anyhow::Error) -> bool {
 }
 
 /// Runs one piece of work on a replication connection of its own.
-fn on_connection<T>(conninfo: &Conninfo, work: impl AsyncFnOnce(&mut Connection) -> Result<T>) -> Result<T> {
+pub(super) fn on_connection<T>(conninfo: &Conninfo, work: impl AsyncFnOnce(&mut Connection) -> Result<T>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("unable to start a replication connection")?;
     let done = runtime.block_on(async {

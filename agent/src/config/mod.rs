@@ -105,6 +105,12 @@ impl Config {
         self.limits.jobs.filter(|jobs| *jobs > 0).unwrap_or_else(cores)
     }
 
+    /// After how long a backup reads everything again.
+    pub fn full_read_every(&self) -> Result<Duration> {
+        let text = self.schedule.full_read_every.as_deref().unwrap_or("7d");
+        length_of_time("[schedule] full_read_every", text)
+    }
+
     /// How long a backup waits for a segment to be archived.
     pub fn archive_timeout(&self) -> Duration {
         Duration::from_secs(self.limits.archive_timeout.unwrap_or(60))

@@ -98,6 +98,9 @@ pub struct ScheduleSection {
     pub max_wal: Option<ByteCount>,
     /// How long a base backup may take; default: `24h`.
     pub deadline: Option<String>,
+    /// After how long a backup must read everything again that others took from the server's word; default: `7d`. Holds for
+    /// every backup, scheduled or not.
+    pub full_read_every: Option<String>,
 }
 
 /// `[compression]`.

@@ -9,11 +9,13 @@
 //! collector the maps whose packs are not sealed yet. A chunk's entry reaches the index only after its pack is durable.
 
 mod collector;
+mod merge;
 mod pack_stream;
 mod pages;
 mod worker;
 
 pub use collector::{FileHead, FileKind, FileSum, Ingested};
+pub use merge::{ChangedPages, KnownRegion, RegionSum, extended_sum};
 pub use pages::PageRegion;
 pub use worker::{ByteRegion, IngestWorker};
 

@@ -72,8 +72,8 @@ impl PageRegion {
     /// Takes the next whole pages of the file. The last page of a file that ends inside it is padded with zeros.
     pub fn push(&mut self, worker: &mut IngestWorker, pages: &[u8]) -> Result<()> {
         for page in pages.chunks_exact(self.map.page_size as usize) {
-            let zero = walkeep_proto::page::is_zero_page(page);
-            let fingerprint = if zero { PageFingerprint::ZERO_PAGE } else { worker.fingerprint(page) };
+            let fingerprint = fingerprint(worker, page);
+            let zero = fingerprint == PageFingerprint::ZERO_PAGE;
             let index = self.map.pages.len();
             let kept = self.kept_source(index, fingerprint);
             self.map.fingerprints.push(fingerprint);
@@ -92,13 +92,42 @@ impl PageRegion {
         Ok(())
     }
 
+    /// The next page is the parent's, unseen.
+    ///
+    /// # Errors
+    /// [`Error::UnusableParent`] where the parent has no such page, or its chunk's pack is gone.
+    pub(super) fn keep(&mut self) -> Result<()> {
+        let index = self.map.pages.len();
+        let base = self.map.base.as_ref().map(|base| &base.map);
+        let fingerprint = base.and_then(|base| base.fingerprints().get(index).copied());
+        let source = self.base_source(index);
+        let (Some(fingerprint), Some(source)) = (fingerprint, source) else {
+            let problem = match base {
+                None => "the pack of its map is gone".to_owned(),
+                Some(_) => format!("page {index} of a region is not there, or its pack is gone"),
+            };
+            return Err(Error::UnusableParent { problem });
+        };
+        self.map.fingerprints.push(fingerprint);
+        self.map.pages.push(source);
+        Ok(())
+    }
+
+    /// Whether the base has this page with exactly this content.
+    pub(super) fn has_in_base(&self, worker: &IngestWorker, index: u32, page: &[u8]) -> bool {
+        let fingerprints = self.map.base.as_ref().map(|base| base.map.fingerprints());
+        fingerprints.and_then(|all| all.get(index as usize)).is_some_and(|base| *base == fingerprint(worker, page))
+    }
+
     /// The base's source of a page, if the page is the same and its chunk still exists.
     fn kept_source(&self, index: usize, fingerprint: PageFingerprint) -> Option<PageSource> {
         let base = &self.map.base.as_ref()?.map;
-        if base.fingerprints().get(index) != Some(&fingerprint) {
-            return None;
-        }
-        match *base.pages().get(index)? {
+        (base.fingerprints().get(index) == Some(&fingerprint)).then(|| self.base_source(index))?
+    }
+
+    /// The base's source of a page, if its chunk still exists.
+    fn base_source(&self, index: usize) -> Option<PageSource> {
+        match *self.map.base.as_ref()?.map.pages().get(index)? {
             PageSource::Chunk { chunk, .. } if !*self.usable.get(chunk as usize)? => None,
             source => Some(source),
         }
@@ -143,9 +172,7 @@ impl PageRegion {
 
     /// Whether the region has this page with exactly this content.
     pub fn has(&self, worker: &IngestWorker, index: u32, page: &[u8]) -> bool {
-        let zero = walkeep_proto::page::is_zero_page(page);
-        let fingerprint = if zero { PageFingerprint::ZERO_PAGE } else { worker.fingerprint(page) };
-        self.map.fingerprints.get(index as usize) == Some(&fingerprint)
+        self.map.fingerprints.get(index as usize) == Some(&fingerprint(worker, page))
     }
 
     /// Stores a page anew, with the content it has now.
@@ -185,4 +212,9 @@ impl PageRegion {
         };
         worker.send_region(place, length, crc32c, content)
     }
+}
+
+/// The fingerprint that stands for a page in a map.
+fn fingerprint(worker: &IngestWorker, page: &[u8]) -> PageFingerprint {
+    if walkeep_proto::page::is_zero_page(page) { PageFingerprint::ZERO_PAGE } else { worker.fingerprint(page) }
 }

@@ -10,6 +10,7 @@ use super::{FRAME_TARGET, FrameSlot, Message, PendingChunk, REGIONS_PER_FRAME, R
 use crate::chunker::{ContentChunker, PageChunker};
 use crate::container::Compressor;
 use crate::error::{Error, Result};
+use crate::extract::JobReader;
 use crate::id::PageFingerprint;
 use crate::index::{FrameChunk, PackKind};
 use crate::node::ChunkRef;
@@ -22,6 +23,8 @@ pub struct IngestWorker {
     pub(super) page_chunker: PageChunker,
     content_chunker: ContentChunker,
     frame: FrameBuilder,
+    /// Made when a parent's pages are first read.
+    pub(super) reader: Option<JobReader>,
 }
 
 /// The frame that is being filled.
@@ -46,7 +49,7 @@ impl IngestWorker {
         let page_chunker = PageChunker::new(gear, chunker.pages, shared.options.page_size as usize);
         let content_chunker = ContentChunker::new(gear, chunker.files);
         let compressor = Compressor::new(shared.options.compression_level)?;
-        Ok(Self { shared, sender, compressor, page_chunker, content_chunker, frame: FrameBuilder::new() })
+        Ok(Self { shared, sender, compressor, page_chunker, content_chunker, frame: FrameBuilder::new(), reader: None })
     }
 
     /// The fingerprint of a page.

@@ -82,6 +82,18 @@ pub enum BackupKind {
     FullRead,
     /// Read everything, stored the pages whose fingerprint differs from the parent's.
     Scan,
+    /// Took what the server names as changed since the parent, and everything else from there.
+    Incremental,
+}
+
+impl BackupKind {
+    /// Whether every page of the cluster was read.
+    pub fn has_read_everything(self) -> bool {
+        match self {
+            Self::FullRead | Self::Scan => true,
+            Self::Incremental => false,
+        }
+    }
 }
 
 impl fmt::Display for BackupKind {
@@ -89,6 +101,7 @@ impl fmt::Display for BackupKind {
         f.write_str(match self {
             Self::FullRead => "full read",
             Self::Scan => "scan",
+            Self::Incremental => "incremental",
         })
     }
 }

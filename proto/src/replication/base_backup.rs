@@ -35,7 +35,13 @@ pub struct BaseBackupOptions {
     pub max_rate: Option<u32>,
     /// zstd level of compression by the server. Since 15, where it was built with zstd.
     pub compression: Option<u8>,
+    /// Only what has changed since the backup whose manifest was uploaded in the same session ([`UPLOAD_MANIFEST`]). Since
+    /// 17, where the server summarises WAL.
+    pub incremental: bool,
 }
+
+/// The command that takes the manifest of an earlier backup; since 17. What follows is a copy of its bytes.
+pub const UPLOAD_MANIFEST: &str = "UPLOAD_MANIFEST";
 
 /// The limits of MAX_RATE, in kilobytes per second (`MAX_RATE_LOWER`, `MAX_RATE_UPPER`).
 const MAX_RATES: std::ops::RangeInclusive<u32> = 32..=1_048_576;
@@ -53,9 +59,10 @@ impl BaseBackupOptions {
             let rate = max_rate.map(|rate| format!(", MAX_RATE {rate}")).unwrap_or_default();
             let compression =
                 self.compression.map(|level| format!(", COMPRESSION 'zstd', COMPRESSION_DETAIL 'level={level}'"));
+            let incremental = if self.incremental { ", INCREMENTAL" } else { "" };
             format!(
                 "BASE_BACKUP (LABEL '{label}', PROGRESS, CHECKPOINT '{checkpoint}', WAIT false, TABLESPACE_MAP, \
-                 MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C'{rate}{})",
+                 MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C'{rate}{}{incremental})",
                 compression.unwrap_or_default()
             )
         } else {
@@ -190,7 +197,13 @@ mod tests {
     use super::*;
 
     fn options() -> BaseBackupOptions {
-        BaseBackupOptions { label: "it's".to_owned(), checkpoint: Checkpoint::Fast, max_rate: None, compression: None }
+        BaseBackupOptions {
+            label: "it's".to_owned(),
+            checkpoint: Checkpoint::Fast,
+            max_rate: None,
+            compression: None,
+            incremental: false,
+        }
     }
 
     #[test]
@@ -209,6 +222,12 @@ mod tests {
             packed.command(MajorVersion::V15),
             "BASE_BACKUP (LABEL 'it''s', PROGRESS, CHECKPOINT 'fast', WAIT false, TABLESPACE_MAP, MANIFEST 'yes', \
              MANIFEST_CHECKSUMS 'CRC32C', MAX_RATE 1048576, COMPRESSION 'zstd', COMPRESSION_DETAIL 'level=1')"
+        );
+        let incremental = BaseBackupOptions { incremental: true, ..options() };
+        assert_eq!(
+            incremental.command(MajorVersion::V17),
+            "BASE_BACKUP (LABEL 'it''s', PROGRESS, CHECKPOINT 'fast', WAIT false, TABLESPACE_MAP, \
+             MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C', INCREMENTAL)"
         );
     }
 

@@ -3,6 +3,7 @@
 //! The bytes pass once, so that a region is gathered in memory before a worker takes it. There are as many buffers as
 //! workers and one more: the server is as fast as they are.
 
+use std::collections::HashSet;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,13 +16,15 @@ use walkeep_chunkstore::node::{Body, REGION};
 use walkeep_proto::backup_manifest::BackupManifest;
 use walkeep_proto::data_directory::{Treatment, exclusion};
 use walkeep_proto::identity::Oid;
+use walkeep_proto::incremental_file::relation_path;
 use walkeep_proto::replication::base_backup::ArchiveCompression;
 
 use super::entry::{EntryHead, EntryKind, PartReader, WINDOW};
-use super::manifest;
+use super::merge::{self, PartialFile};
 use super::region::{Buffer, Content, Task};
-use super::{Feeder, Lane, region_of};
+use super::{Feeder, Lane, manifest, region_of};
 use crate::backup::incoming::{Begun, Event, Incoming};
+use crate::backup::incremental::Merger;
 use crate::backup::parent::ParentIndex;
 use crate::backup::scan::{CONTROL_FILE, PlannedKind, kind_of};
 use crate::postgres::connection::BackupEnd;
@@ -37,10 +40,10 @@ const LARGEST_MANIFEST: usize = 512 << 20;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Feeds a copy from a base backup that is being received.
-pub struct ArchiveFeeder {
+pub struct ArchiveFeeder<'a> {
     incoming: Incoming,
     begun: Begun,
-    unpacked: Unpacked,
+    unpacked: Unpacked<'a>,
     end: Option<(BackupManifest, BackupEnd)>,
 }
 
@@ -57,8 +60,12 @@ pub struct Streamed {
 }
 
 /// Files that come out of the archives.
-struct Unpacked {
-    parents: ParentIndex,
+struct Unpacked<'a> {
+    parents: &'a ParentIndex,
+    /// Where the server sends only what has changed.
+    merger: Option<Merger>,
+    /// Files that are not stored as they came.
+    completed: HashSet<Vec<u8>>,
     buffers: Buffers,
     /// Of the files that are not stored as such.
     sums: Vec<FileSum>,
@@ -67,11 +74,19 @@ struct Unpacked {
     control: Option<Vec<u8>>,
 }
 
-impl ArchiveFeeder {
-    /// A feeder for `jobs` workers.
-    pub fn new(incoming: Incoming, begun: Begun, parents: ParentIndex, jobs: usize) -> Self {
+impl<'a> ArchiveFeeder<'a> {
+    /// A feeder for `jobs` workers. `merger` completes what comes in part.
+    pub fn new(
+        incoming: Incoming,
+        begun: Begun,
+        parents: &'a ParentIndex,
+        merger: Option<Merger>,
+        jobs: usize,
+    ) -> Self {
         let unpacked = Unpacked {
             parents,
+            merger,
+            completed: HashSet::new(),
             buffers: Buffers::new(jobs + 1),
             sums: Vec::new(),
             backup_label: None,
@@ -85,8 +100,9 @@ impl ArchiveFeeder {
     /// files that the copy has stored.
     pub fn finish(self, stored: Vec<FileSum>) -> Result<Streamed> {
         let (manifest, end) = self.end.context("the base backup was not received to its end")?;
-        let Unpacked { mut sums, backup_label, tablespace_map, control, .. } = self.unpacked;
-        sums.extend(stored);
+        let Unpacked { mut sums, completed, backup_label, tablespace_map, control, .. } = self.unpacked;
+        // The manifest has what came of these, not what was made of it.
+        sums.extend(stored.into_iter().filter(|sum| !completed.contains(&sum.path)));
         manifest::compare(&manifest, sums, self.begun.start, end.position)
             .context("unable to accept what the server has sent")?;
         let text = |bytes| String::from_utf8(bytes).context("the server's backup_label or tablespace_map is no UTF-8");
@@ -124,7 +140,7 @@ impl ArchiveFeeder {
     }
 }
 
-impl Feeder for ArchiveFeeder {
+impl Feeder for ArchiveFeeder<'_> {
     const ORDER: FileOrder = FileOrder::Any;
 
     fn total(&self) -> u64 {
@@ -163,7 +179,7 @@ fn decoder<R: Read>(reader: R) -> Result<zstd::Decoder<'static, io::BufReader<R>
     started.context("unable to start decompressing")
 }
 
-impl Unpacked {
+impl Unpacked<'_> {
     fn entries(&mut self, reader: impl Read, tablespace: Option<Oid>, lane: &mut Lane<'_, '_, '_>) -> Result<()> {
         let mut archive = tar::Archive::new(reader);
         let broken = "unable to understand the server's archive";
@@ -193,7 +209,10 @@ impl Unpacked {
                 self.tablespace_map = self.text(&mut entry, &head)?;
                 Ok(())
             }
-            (EntryKind::File, Treatment::Copy) => self.file(&mut entry, &head, relative, lane),
+            (EntryKind::File, Treatment::Copy) => match self.merger.as_ref().and(relation_path(&head.path)) {
+                Some(path) => self.partial_file(&mut entry, head, path, lane),
+                None => self.file(&mut entry, &head, relative, lane),
+            },
             // Its sum is in the manifest like that of any other.
             (EntryKind::File, _) => self.skip(&mut entry, &head),
         }
@@ -231,6 +250,25 @@ impl Unpacked {
                 parent: self.parents.find(&head.path).and_then(|content| region_of(content, body, region)),
             })?;
         }
+        Ok(())
+    }
+
+    /// The same for a file that came in part.
+    fn partial_file(
+        &mut self,
+        entry: &mut impl Read,
+        head: EntryHead,
+        path: Vec<u8>,
+        lane: &mut Lane<'_, '_, '_>,
+    ) -> Result<()> {
+        let Some(merger) = &self.merger else { return Ok(()) };
+        let old = merger.old_file(&path, self.parents)?;
+        self.completed.insert(path.clone());
+        let kind = FileKind::File { body: Body::Pages };
+        let file =
+            PartialFile { sent_as: &head.path, head: FileHead { path, ..head.of_kind(kind) }, length: head.size, old };
+        let sum = merge::feed(file, entry, merger, &mut self.buffers, lane).with_context(|| head.unreadable())?;
+        self.sums.push(sum);
         Ok(())
     }
 
@@ -275,7 +313,7 @@ impl EntryHead {
 }
 
 /// A fixed number of buffers, each made when it is first needed.
-struct Buffers {
+pub(super) struct Buffers {
     free: Receiver<Vec<u8>>,
     home: Sender<Vec<u8>>,
     unmade: usize,
@@ -288,7 +326,7 @@ impl Buffers {
     }
 
     /// Waits until a worker has given one back.
-    fn take(&mut self, lane: &mut Lane<'_, '_, '_>) -> Result<Buffer> {
+    pub(super) fn take(&mut self, lane: &mut Lane<'_, '_, '_>) -> Result<Buffer> {
         let bytes = loop {
             match self.free.try_recv() {
                 Ok(bytes) => break bytes,

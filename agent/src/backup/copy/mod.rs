@@ -4,6 +4,7 @@ mod archives;
 mod entry;
 mod files;
 mod manifest;
+mod merge;
 mod region;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::rates::Rates;
 
 pub use archives::ArchiveFeeder;
 pub use files::FileFeeder;
+use merge::MergeTask;
 use region::Task;
 
 /// Bytes handled at a time: small enough to stay in a core's cache until they are stored.
@@ -100,10 +102,18 @@ pub trait Feeder {
     fn feed_last(&mut self, worker: IngestWorker) -> Result<()>;
 }
 
+/// What a worker is given.
+enum Work {
+    /// A region to be copied.
+    Copy(Task),
+    /// A region to be completed.
+    Merge(MergeTask),
+}
+
 /// The way from a feeder to the workers.
 pub struct Lane<'a, 'w, 'k> {
     ingest: &'a Ingest,
-    tasks: Sender<Task>,
+    tasks: Sender<Work>,
     watch: &'a mut Watch<'w, 'k>,
     shared: &'a Shared<'a>,
     total: u64,
@@ -140,8 +150,17 @@ impl Lane<'_, '_, '_> {
 
     /// Hands out a region. Waits while all workers have enough.
     fn region(&mut self, task: Task) -> Result<()> {
+        self.hand_out(Work::Copy(task))
+    }
+
+    /// The same for one of which only the changed pages came.
+    fn merge(&mut self, task: MergeTask) -> Result<()> {
+        self.hand_out(Work::Merge(task))
+    }
+
+    fn hand_out(&mut self, work: Work) -> Result<()> {
         self.check()?;
-        anyhow::ensure!(self.tasks.send(task).is_ok(), "the copy threads have stopped");
+        anyhow::ensure!(self.tasks.send(work).is_ok(), "the copy threads have stopped");
         (self.watch.on_progress)(self.shared.read_bytes.load(Ordering::Relaxed), self.total);
         Ok(())
     }
@@ -179,7 +198,7 @@ pub fn run<F: Feeder>(
     };
     let total = feeder.total();
     let copied = std::thread::scope(|scope| {
-        let (tasks, receiver) = bounded::<Task>(options.jobs * 4);
+        let (tasks, receiver) = bounded::<Work>(options.jobs * 4);
         let mut workers = Vec::new();
         for _ in 0..options.jobs {
             let (worker, receiver, shared) = (ingest.worker()?, receiver.clone(), &shared);
@@ -213,7 +232,7 @@ fn first_cause(error: anyhow::Error, ingest: Ingest) -> anyhow::Error {
     }
 }
 
-fn work(worker: IngestWorker, tasks: &Receiver<Task>, shared: &Shared<'_>) -> Result<()> {
+fn work(worker: IngestWorker, tasks: &Receiver<Work>, shared: &Shared<'_>) -> Result<()> {
     let outcome = do_tasks(worker, tasks, shared);
     if outcome.is_err() {
         shared.failed.store(true, Ordering::SeqCst);
@@ -223,12 +242,16 @@ fn work(worker: IngestWorker, tasks: &Receiver<Task>, shared: &Shared<'_>) -> Re
     outcome
 }
 
-fn do_tasks(mut worker: IngestWorker, tasks: &Receiver<Task>, shared: &Shared<'_>) -> Result<()> {
+fn do_tasks(mut worker: IngestWorker, tasks: &Receiver<Work>, shared: &Shared<'_>) -> Result<()> {
     let mut checker = PageChecker::new(shared.options.page_size as usize);
     let mut buffer = vec![0; BLOCK];
-    for task in tasks {
-        if !shared.failed.load(Ordering::Relaxed) {
-            task.copy(&mut worker, &mut checker, &mut buffer, shared)?;
+    for work in tasks {
+        if shared.failed.load(Ordering::Relaxed) {
+            continue;
+        }
+        match work {
+            Work::Copy(task) => task.copy(&mut worker, &mut checker, &mut buffer, shared)?,
+            Work::Merge(task) => task.merge(&mut worker, &mut checker, shared)?,
         }
     }
     shared.suspects.lock().merge(checker.finish());

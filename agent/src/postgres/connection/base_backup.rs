@@ -4,8 +4,8 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use walkeep_proto::identity::Oid;
 use walkeep_proto::replication::base_backup::{
-    ArchiveCompression, BackupMessage, BackupPosition, BackupTablespace, BaseBackupOptions, has_one_copy,
-    parse_archive_name,
+    ArchiveCompression, BackupMessage, BackupPosition, BackupTablespace, BaseBackupOptions, UPLOAD_MANIFEST,
+    has_one_copy, parse_archive_name,
 };
 use walkeep_proto::replication::{BackendMessage, FrontendMessage, ServerMessage, SqlState};
 use walkeep_proto::version::MajorVersion;
@@ -17,6 +17,8 @@ use super::query::name_of;
 
 /// Tablespaces that one cluster may have here.
 const MOST_TABLESPACES: usize = 100_000;
+/// Bytes of a manifest in one message.
+const UPLOADED_AT_ONCE: usize = 64 << 10;
 
 /// What a base backup consists of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +59,35 @@ pub struct BackupEnd {
 }
 
 impl Connection {
+    /// Gives the server the manifest of an earlier backup, for an incremental one in the same session.
+    ///
+    /// # Errors
+    /// [`ServerError`] when the server refuses.
+    pub async fn upload_manifest(&mut self, manifest: &[u8]) -> Result<()> {
+        self.begin()?;
+        self.writer.send(FrontendMessage::Query(UPLOAD_MANIFEST)).await?;
+        match self.reader.next().await? {
+            BackendMessage::CopyInResponse(_) => {
+                for piece in manifest.chunks(UPLOADED_AT_ONCE) {
+                    self.writer.send(FrontendMessage::CopyData(piece)).await?;
+                }
+                self.writer.send(FrontendMessage::CopyDone).await?;
+            }
+            BackendMessage::ErrorResponse(error) => bail!(ServerError(error)),
+            other => bail!("the server sent {} where it should take a manifest", name_of(&other)),
+        }
+        loop {
+            match self.reader.next().await? {
+                BackendMessage::CommandComplete(_) => {}
+                BackendMessage::ErrorResponse(error) => bail!(ServerError(error)),
+                BackendMessage::ReadyForQuery(_) => break,
+                other => bail!("the server answered a manifest with {}", name_of(&other)),
+            }
+        }
+        self.ready = true;
+        Ok(())
+    }
+
     /// Starts a base backup: returns when the server has made its checkpoint and begins to send.
     ///
     /// # Errors

@@ -31,7 +31,8 @@ async fn started(version: MajorVersion, answer: Messages<'_>) -> Result<BaseBack
     let stage = Stage::new().await;
     let (connection, mut peer) = stage.session(Purpose::PhysicalReplication).await;
     let checkpoint = Checkpoint::Fast;
-    let options = BaseBackupOptions { label: "x".to_owned(), checkpoint, max_rate: None, compression: None };
+    let label = "x".to_owned();
+    let options = BaseBackupOptions { label, checkpoint, max_rate: None, compression: None, incremental: false };
     let server = async {
         assert_eq!(peer.query().await, options.command(version));
         peer.send_all(answer).await;
