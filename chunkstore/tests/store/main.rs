@@ -5,6 +5,7 @@ mod common;
 mod conformance;
 mod format;
 mod ingest;
+mod merge;
 mod mirror;
 mod race;
 mod sync;
