@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use walkeep_chunkstore::storage::ConditionalWrites;
 use walkeep_proto::timeline::TimelineHistory;
+use walkeep_proto::version::MajorVersion;
 
 use super::local_source::LocalSource;
 use super::{connect, index_directory, replication};
@@ -185,15 +186,17 @@ fn state(context: &Context) -> Result<Vec<Finding>> {
 fn server(context: &Context, session: &Session, is_standby: bool) -> Result<Vec<Finding>> {
     let identity = context.identity()?;
     let role = if is_standby { "standby" } else { "primary" };
+    let mut findings = Vec::new();
     let (text, data_checksums) = if context.config.cluster.pgdata.is_some() {
         let source = LocalSource::check(session, context.config.pgdata()?, &identity)?;
         let text = format!("'{}' is a {role} of PostgreSQL {}", source.pgdata.display(), source.major);
         (text, source.control.data_checksums())
     } else {
         let server = replication::Server::ask(session, &identity)?;
+        findings.extend(summaries(session, server.major)?);
         (format!("it is a {role} of PostgreSQL {}, and sends its base backups", server.major), server.data_checksums)
     };
-    let mut findings = vec![Finding::ok("server", text)];
+    findings.insert(0, Finding::ok("server", text));
     if !data_checksums {
         findings.push(Finding::warning(
             "page checksums",
@@ -202,6 +205,19 @@ fn server(context: &Context, session: &Session, is_standby: bool) -> Result<Vec<
         ));
     }
     Ok(findings)
+}
+
+/// Whether a server that sends its base backups knows what has changed.
+fn summaries(session: &Session, major: MajorVersion) -> Result<Option<Finding>> {
+    let name = "summarize_wal";
+    if major < MajorVersion::V17 {
+        return Ok(None);
+    }
+    let text = "off: the server sends everything at each backup, changed or not";
+    Ok(Some(match session.value("SELECT current_setting('summarize_wal')")?.as_str() {
+        "off" => Finding::warning(name, text, "set summarize_wal = on, and reload"),
+        value => Finding::ok(name, value),
+    }))
 }
 
 fn settings(session: &Session, is_streamed: bool, is_standby: bool) -> Result<Vec<Finding>> {

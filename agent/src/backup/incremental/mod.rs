@@ -212,15 +212,8 @@ fn wal_since(parent: &BackupManifest, history: &TimelineHistory, end: Lsn) -> Re
         timeline: parent.timeline.get(),
         servers: history.timeline().get(),
     };
-    let left = history.end_of(parent.timeline).ok_or_else(stranger)?;
-    ensure!(left.is_none_or(|left| parent.stop_lsn <= left), stranger());
-    let since = history.timelines().skip_while(|timeline| *timeline != parent.timeline);
-    let piece = |timeline| Piece {
-        timeline,
-        from: history.start_of(timeline).unwrap_or(Lsn::INVALID).max(parent.start_lsn),
-        to: history.end_of(timeline).flatten().unwrap_or(end),
-    };
-    Ok(since.map(piece).collect())
+    let of_parent = Piece { timeline: parent.timeline, from: parent.start_lsn, to: parent.stop_lsn };
+    Ok(of_parent.until(end, history).ok_or_else(stranger)?)
 }
 
 impl Offer {
@@ -289,5 +282,72 @@ impl Merger {
     /// Bytes of a page.
     pub(super) const fn page_size(&self) -> u32 {
         self.offer.page_size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use walkeep_proto::timeline::TimelineId;
+
+    use super::*;
+
+    const RELATION: RelFileLocator = RelFileLocator { tablespace: 1663, database: 5, relation: 16_384 };
+
+    fn offer() -> Offer {
+        Offer { page_size: 8192, blocks_per_segment: 1000, ..Offer::default() }
+    }
+
+    fn file(pages: u64, body: Body) -> FileContent {
+        FileContent::File { length: pages * 8192, crc32c: 7, body, regions: Vec::new() }
+    }
+
+    fn truncation(block: BlockNumber) -> Truncation {
+        let piece = Piece { timeline: TimelineId::FIRST, from: Lsn::new(0), to: Lsn::new(9) };
+        Truncation { relation: RELATION, block, summary: piece.as_summary() }
+    }
+
+    #[test]
+    fn whole_undamaged_main_forks_are_offered() {
+        let whole = file(3, Body::Pages);
+        let mut offer = offer();
+        offer.damaged.insert(b"base/5/16386".to_vec());
+        assert_eq!(offer.file(b"base/5/16384", &whole).unwrap().length, 3 * 8192);
+        assert!(offer.file(b"pg_tblspc/9/PG_17_202406281/5/16384.2", &file(1000, Body::Pages)).is_some());
+        for (path, content) in [
+            (&b"base/5/16384_vm"[..], whole.clone()),
+            (b"base/5/16384_fsm", whole.clone()),
+            (b"base/5/16384_init", whole.clone()),
+            (b"base/5/16386", whole.clone()),
+            (b"base/5/16384", file(3, Body::Bytes)),
+            (b"base/5/16384", file(1001, Body::Pages)),
+            (b"base/5/16384", FileContent::File { length: 8193, crc32c: 7, body: Body::Pages, regions: Vec::new() }),
+            (b"base/5/16384", FileContent::Directory),
+            (b"pg_xact/0000", whole.clone()),
+            (b"base/5/\xFF", whole),
+        ] {
+            assert!(offer.file(path, &content).is_none(), "{}", String::from_utf8_lossy(path));
+        }
+    }
+
+    #[test]
+    fn nothing_is_offered_from_a_truncation_on() {
+        let mut offer = offer();
+        offer.withdraw(&truncation(2500));
+        offer.withdraw(&truncation(1500));
+        offer.withdraw(&truncation(1800));
+        let whole = file(1000, Body::Pages);
+        let is_offered = |path: &str| offer.file(path.as_bytes(), &whole).is_some();
+        assert!(is_offered("base/5/16384") && is_offered("base/5/16385.1") && is_offered("base/6/16384.1"));
+        assert!(!is_offered("base/5/16384.1") && !is_offered("base/5/16384.2"));
+    }
+
+    #[test]
+    fn pages_behind_a_late_truncation_are_not_the_earlier_ones() {
+        let merger = Merger { offer: offer(), limits: HashMap::from([(RELATION, 1500)]) };
+        let kept = |path: &str| merger.kept(&RelationFile::parse(path).unwrap());
+        assert_eq!(kept("base/5/16384"), 1500);
+        assert_eq!(kept("base/5/16384.1"), 500);
+        assert_eq!(kept("base/5/16384.2"), 0);
+        assert_eq!(kept("base/5/16385.2"), BlockNumber::MAX);
     }
 }

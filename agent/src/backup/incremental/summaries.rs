@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use walkeep_proto::identity::{BlockNumber, RelFileLocator};
 use walkeep_proto::lsn::Lsn;
-use walkeep_proto::timeline::TimelineId;
+use walkeep_proto::timeline::{TimelineHistory, TimelineId};
 
 use super::Obstacle;
 use crate::postgres::Session;
@@ -35,6 +35,25 @@ pub(super) struct Truncation {
 }
 
 impl Piece {
+    /// The WAL from this piece's beginning to `end`, as a history tells it, timeline by timeline; `None` where the piece is not
+    /// part of that history.
+    pub(super) fn until(&self, end: Lsn, history: &TimelineHistory) -> Option<Vec<Self>> {
+        let left = history.end_of(self.timeline)?;
+        let since = history.timelines().skip_while(|timeline| *timeline != self.timeline);
+        let piece = |timeline| Self {
+            timeline,
+            from: history.start_of(timeline).unwrap_or(Lsn::INVALID).max(self.from),
+            to: history.end_of(timeline).flatten().unwrap_or(end),
+        };
+        left.is_none_or(|left| self.to <= left).then(|| since.map(piece).collect())
+    }
+
+    /// A summary of exactly this piece.
+    #[cfg(test)]
+    pub(super) const fn as_summary(&self) -> Summary {
+        Summary { timeline: self.timeline, start: self.from, end: self.to }
+    }
+
     /// Whether the server reads this summary for the piece: if they have any position in common.
     pub(super) fn covers(&self, summary: &Summary) -> bool {
         summary.timeline == self.timeline && summary.start < self.to && summary.end > self.from
@@ -126,6 +145,21 @@ mod tests {
         assert!(outcome(60, 70, &listed).unwrap_err().ends_with("from 0/3C to 0/46"));
         let elsewhere = Summary { timeline: TimelineId::new(2).unwrap(), ..summary(0, 100) };
         assert!(outcome(10, 60, &[elsewhere]).is_err());
+    }
+
+    #[test]
+    fn wal_goes_on_where_the_history_says() {
+        let timeline = |number| TimelineId::new(number).unwrap();
+        let history = TimelineHistory::parse(timeline(4), b"1 0/30 x\n3 0/50 y\n").unwrap();
+        let piece = |number, from, to| Piece { timeline: timeline(number), from: Lsn::new(from), to: Lsn::new(to) };
+        let end = Lsn::new(0x90);
+        let all = vec![piece(1, 0x10, 0x30), piece(3, 0x30, 0x50), piece(4, 0x50, 0x90)];
+        assert_eq!(piece(1, 0x10, 0x20).until(end, &history), Some(all));
+        assert_eq!(piece(3, 0x35, 0x50).until(end, &history), Some(vec![piece(3, 0x35, 0x50), piece(4, 0x50, 0x90)]));
+        assert_eq!(piece(4, 0x60, 0x70).until(end, &history), Some(vec![piece(4, 0x60, 0x90)]));
+        // A branch that was left before the backup ended, and one that was never part of it.
+        assert_eq!(piece(1, 0x10, 0x31).until(end, &history), None);
+        assert_eq!(piece(2, 0x10, 0x20).until(end, &history), None);
     }
 
     #[test]

@@ -91,6 +91,43 @@ async fn both_framings_bring_the_same() {
 }
 
 #[tokio::test]
+async fn a_manifest_is_uploaded_whole_or_refused() {
+    let manifest: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
+    let refusal: (u8, &[u8]) = (b'E', b"SERROR\0VERROR\0C55000\0Mno summaries\0\0");
+    for (answer, refused) in [(COMPLETE, false), (refusal, true)] {
+        let stage = Stage::new().await;
+        let (mut connection, mut peer) = stage.session(Purpose::PhysicalReplication).await;
+        let server = async {
+            assert_eq!(peer.query().await, "UPLOAD_MANIFEST");
+            peer.send(b'G', b"\0\0\0").await;
+            let mut received = Vec::new();
+            loop {
+                match peer.message().await {
+                    (b'd', data) => received.extend(data),
+                    (tag, _) => break assert_eq!(tag, b'c'),
+                }
+            }
+            peer.send_all(&[answer, READY]).await;
+            received
+        };
+        let (uploaded, received) = tokio::join!(connection.upload_manifest(&manifest), server);
+        assert!(received == manifest);
+        assert_eq!(uploaded.is_err(), refused);
+        assert!(uploaded.err().is_none_or(|error| server_error(&error).is_some()));
+    }
+    for answer in [refusal, COPY_OUT] {
+        let stage = Stage::new().await;
+        let (mut connection, mut peer) = stage.session(Purpose::PhysicalReplication).await;
+        let server = async {
+            peer.query().await;
+            peer.send_all(&[answer, READY]).await;
+        };
+        let (uploaded, ()) = tokio::join!(connection.upload_manifest(&manifest), server);
+        assert!(uploaded.is_err());
+    }
+}
+
+#[tokio::test]
 async fn damage_is_told_behind_the_last_row() {
     let ending = &[COLUMNS, STOP, DAMAGED, READY];
     let mut backup = started(MajorVersion::V15, &[BEGINNING, ONE_COPY, ending].concat()).await.unwrap();

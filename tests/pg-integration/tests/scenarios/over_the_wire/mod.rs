@@ -202,6 +202,9 @@ fn needs_no_data_directory(major: MajorVersion) {
     let report = walkeep.json(&["check"]);
     let findings = report["findings"].as_array().expect("a list");
     assert!(findings.iter().any(|f| f["subject"] == "server" && f["severity"] == "ok"), "{report}");
+    let summaries = findings.iter().find(|finding| finding["subject"] == "summarize_wal");
+    let expected = (major >= MajorVersion::V17).then(|| "warning".into());
+    assert_eq!(summaries.map(|finding| finding["severity"].clone()), expected, "{report}");
     let expected = Digest::of(&cluster);
     cluster.archive_everything();
     walkeep.verify();
