@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use walkeep_chunkstore::repository::ClusterIdentity;
 use walkeep_proto::identity::Oid;
 use walkeep_proto::replication::base_backup::{
@@ -13,6 +13,7 @@ use walkeep_proto::replication::base_backup::{
 };
 
 use super::local_source::another_cluster;
+use super::{LOOK, LeaseKeeper};
 use crate::postgres::connection::{BackupEnd, BackupPart, BaseBackup, Connection, Purpose};
 use crate::postgres::conninfo::Conninfo;
 use crate::stop_flag::StopFlag;
@@ -54,7 +55,8 @@ pub struct Begun {
 }
 
 /// A base backup that is being received.
-pub struct Incoming {
+pub struct Incoming<'k> {
+    keeper: &'k LeaseKeeper<'k>,
     events: Option<Receiver<Result<Event>>>,
     /// What was looked at and is still to be taken.
     ahead: Option<Event>,
@@ -62,12 +64,18 @@ pub struct Incoming {
     thread: Option<JoinHandle<()>>,
 }
 
-impl Incoming {
-    /// Connects, and returns when the server begins to send. Blocks for as long as its checkpoint takes.
+impl<'k> Incoming<'k> {
+    /// Connects, and returns when the server begins to send. Blocks for as long as its checkpoint takes, and its summarizer;
+    /// `keeper` is asked now and then, whenever the server is waited for.
     ///
     /// # Errors
     /// A conflict where the server is another cluster's: it is asked before it sends anything.
-    pub fn start(conninfo: Conninfo, wanted: Wanted, cluster: &ClusterIdentity) -> Result<(Self, Begun)> {
+    pub fn start(
+        conninfo: Conninfo,
+        wanted: Wanted,
+        cluster: &ClusterIdentity,
+        keeper: &'k LeaseKeeper<'k>,
+    ) -> Result<(Self, Begun)> {
         let cluster = cluster.clone();
         let (sender, events) = bounded(BATCHES);
         let stop = Arc::new(StopFlag::default());
@@ -79,7 +87,7 @@ impl Incoming {
             }
         });
         let thread = thread.context("unable to start the thread that receives the backup")?;
-        let incoming = Self { events: Some(events), ahead: None, stop, thread: Some(thread) };
+        let incoming = Self { keeper, events: Some(events), ahead: None, stop, thread: Some(thread) };
         match incoming.receive()? {
             Event::Begun(begun) => Ok((incoming, begun)),
             _ => bail!("the server's data came before its beginning"),
@@ -100,12 +108,18 @@ impl Incoming {
     }
 
     fn receive(&self) -> Result<Event> {
-        let event = self.events.as_ref().and_then(|events| events.recv().ok());
-        event.context("the thread that receives the backup died")?
+        let events = self.events.as_ref().context("the backup is over")?;
+        loop {
+            match events.recv_timeout(LOOK) {
+                Ok(event) => return event,
+                Err(RecvTimeoutError::Timeout) => self.keeper.check()?,
+                Err(RecvTimeoutError::Disconnected) => bail!("the thread that receives the backup died"),
+            }
+        }
     }
 }
 
-impl Drop for Incoming {
+impl Drop for Incoming<'_> {
     fn drop(&mut self) {
         self.stop.stop();
         // The thread may wait for room.

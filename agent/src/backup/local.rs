@@ -15,11 +15,13 @@ use super::{Job, Settled, session, wal_proof};
 pub(super) fn copy(job: &Job<'_>, watch: &mut Watch<'_, '_>) -> Result<Settled> {
     let mut source = LocalSource::check(job.session, job.context.config.pgdata()?, job.identity)?;
     let probe = job.probe()?;
-    let running = session::start(job.session, source.major, &job.label(), job.checkpoint)?;
+    // The server may take minutes for its checkpoint.
+    let started = || session::start(job.session, source.major, &job.label(), job.checkpoint);
+    let running = watch.keeper.during(started)?;
     source.refresh_tablespaces()?;
     // While the archiver works on the probe.
     let (index, nodes) = (job.index()?, job.nodes());
-    job.wait_for_probe(probe, watch.keeper)?;
+    job.wait_for_probe(probe, running.start_lsn, watch.keeper)?;
 
     watch.keeper.check()?;
     let parents = ParentFiles::new(nodes.clone(), job.parent);

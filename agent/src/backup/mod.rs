@@ -20,9 +20,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use crossbeam_channel::RecvTimeoutError;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use walkeep_chunkstore::console::Bytes;
 use walkeep_chunkstore::index::ChunkIndex;
 use walkeep_chunkstore::node::NodeStore;
@@ -31,6 +34,7 @@ use walkeep_chunkstore::repository::{
     Tablespace,
 };
 use walkeep_chunkstore::wal::WalArchive;
+use walkeep_proto::lsn::Lsn;
 use walkeep_proto::replication::base_backup::Checkpoint;
 use walkeep_proto::segment::WalFileName;
 
@@ -47,6 +51,9 @@ pub use checks::{Finding, Severity, examine};
 pub use local_source::{identity_of, read_control_file};
 pub use replication::identity_of_server;
 pub use wal_proof::{NotArchived, NotConfigured};
+
+/// How often is looked whether a backup is worth going on with while something is waited for.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Where a backup's bytes come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -85,7 +92,7 @@ pub fn take(context: &Context, options: &BackupOptions, on_progress: OnProgress<
     tracing::info!("{abandoned} files of crashed writers removed");
     let session = connect(context)?;
     let advance = Advance::default();
-    let mut keeper = LeaseKeeper { lease, session: &session, advance: &advance, renewed: std::time::Instant::now() };
+    let keeper = LeaseKeeper::new(lease, &session, &advance);
     let earlier = if options.full_read { Earlier::default() } else { parent::choose(context, &identity)? };
     let job = Job {
         context,
@@ -102,7 +109,7 @@ pub fn take(context: &Context, options: &BackupOptions, on_progress: OnProgress<
     wal_proof::check_settings(&session, is_streamed || job.is_standby)?;
 
     let mut watch = copy::Watch {
-        keeper: &mut keeper,
+        keeper: &keeper,
         rates: &context.rates,
         on_progress: &|done, total| {
             advance.note(done, total);
@@ -167,8 +174,11 @@ impl Job<'_> {
         wal_proof::switch_segment(self.session, self.identity.wal_segment_size).map(Some)
     }
 
-    fn wait_for_probe(&self, probe: Option<WalFileName>, keeper: &mut LeaseKeeper<'_>) -> Result<()> {
-        let Some(probe) = probe else { return Ok(()) };
+    /// Waits for the proof that archiving works. On a standby it is the segment that the backup starts in.
+    fn wait_for_probe(&self, probe: Option<WalFileName>, start: Lsn, keeper: &LeaseKeeper<'_>) -> Result<()> {
+        let size = self.identity.wal_segment_size;
+        let closed = if self.is_standby { wal_proof::closed_by_primary(self.session, start, size)? } else { None };
+        let Some(probe) = probe.or(closed) else { return Ok(()) };
         wal_proof::wait_for_probe(&self.archive, keeper, probe, self.context.config.archive_timeout())
     }
 
@@ -256,10 +266,10 @@ pub fn index_directory(context: &Context) -> PathBuf {
 
 /// Renews the lease now and then, and stops the copy when the lease or the session is lost.
 pub(crate) struct LeaseKeeper<'a> {
-    lease: Lease,
+    /// The lease, and when it was renewed.
+    lease: Mutex<(Lease, Instant)>,
     session: &'a Session,
     advance: &'a Advance,
-    renewed: std::time::Instant,
 }
 
 /// How far the copy is, for those who look at the lease.
@@ -282,22 +292,48 @@ impl Advance {
     }
 }
 
-impl LeaseKeeper<'_> {
+impl<'a> LeaseKeeper<'a> {
     /// How often the lease is renewed: a fifth of its life.
-    const INTERVAL: std::time::Duration = std::time::Duration::from_secs(180);
+    const INTERVAL: Duration = Duration::from_secs(180);
 
-    /// Called between pieces of work.
-    pub(crate) fn check(&mut self) -> Result<()> {
+    fn new(lease: Lease, session: &'a Session, advance: &'a Advance) -> Self {
+        Self { lease: Mutex::new((lease, Instant::now())), session, advance }
+    }
+
+    /// Called between pieces of work, and now and then while something is waited for.
+    pub(crate) fn check(&self) -> Result<()> {
         anyhow::ensure!(
             !self.session.is_lost(),
             "the connection that started the backup is lost: PostgreSQL has ended it"
         );
-        if self.renewed.elapsed() >= Self::INTERVAL { self.renew() } else { Ok(()) }
+        self.renew_if_due()
     }
 
-    fn renew(&mut self) -> Result<()> {
-        self.lease.renew(Timestamp::now(), self.advance.text())?;
-        self.renewed = std::time::Instant::now();
+    /// The same where the session is busy.
+    fn renew_if_due(&self) -> Result<()> {
+        let is_due = self.lease.lock().1.elapsed() >= Self::INTERVAL;
+        if is_due { self.renew() } else { Ok(()) }
+    }
+
+    fn renew(&self) -> Result<()> {
+        let mut lease = self.lease.lock();
+        lease.0.renew(Timestamp::now(), self.advance.text())?;
+        lease.1 = Instant::now();
         Ok(())
+    }
+
+    /// Does what occupies the session, for as long as it takes, and renews the lease meanwhile.
+    fn during<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        std::thread::scope(|scope| {
+            let (done, waiting) = crossbeam_channel::bounded::<()>(0);
+            let working = scope.spawn(move || {
+                let _done = done;
+                work()
+            });
+            while waiting.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                self.renew_if_due()?;
+            }
+            working.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the thread that waits for the server died")))
+        })
     }
 }

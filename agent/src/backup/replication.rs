@@ -24,7 +24,7 @@ use super::local_source::check_cluster;
 use super::page_check::PageErrors;
 use super::parent::ParentIndex;
 use super::session::StoppedBackup;
-use super::{Job, Settled, wal_proof};
+use super::{Job, LeaseKeeper, Settled, wal_proof};
 use crate::postgres::Session;
 use crate::postgres::connection::{BackupEnd, Connection, Purpose, server_error};
 use crate::postgres::conninfo::{Conninfo, HostAddress};
@@ -90,16 +90,17 @@ impl<'a> Wire<'a> {
     }
 
     fn copy_everything(&self, watch: &mut Watch<'_, '_>) -> Result<Settled> {
-        let (incoming, begun) = self.start(None)?;
+        let (incoming, begun) = self.start(None, watch.keeper)?;
         self.receive(incoming, begun, None, watch)
     }
 
     fn copy_changes(&self, base: Base<'_>, watch: &mut Watch<'_, '_>) -> Result<Settled> {
         let manifest = base.manifest(&self.parents)?;
-        let (incoming, begun) = self.start(Some(manifest.into())).map_err(|error| match server_error(&error) {
-            Some(_) => NotIncremental(error).into(),
-            None => error,
-        })?;
+        let (incoming, begun) =
+            self.start(Some(manifest.into()), watch.keeper).map_err(|error| match server_error(&error) {
+                Some(_) => NotIncremental(error).into(),
+                None => error,
+            })?;
         let merger = base.begin(self.job.session, begun.start, &self.parents).map_err(NotIncremental)?;
         self.receive(incoming, begun, Some(merger), watch)
     }
@@ -107,14 +108,14 @@ impl<'a> Wire<'a> {
     /// Copies what comes.
     fn receive(
         &self,
-        incoming: Incoming,
+        incoming: Incoming<'_>,
         begun: Begun,
         merger: Option<Merger>,
         watch: &mut Watch<'_, '_>,
     ) -> Result<Settled> {
         let Self { job, server, .. } = self;
         // The server waits when a little has come.
-        job.wait_for_probe(self.probe, watch.keeper)?;
+        job.wait_for_probe(self.probe, begun.start.lsn, watch.keeper)?;
         watch.keeper.check()?;
         let kind = if merger.is_some() { BackupKind::Incremental } else { job.reading_kind() };
         let tablespaces: Vec<Tablespace> = begun.tablespaces.iter().filter_map(tablespace).collect();
@@ -160,7 +161,7 @@ impl<'a> Wire<'a> {
 
     /// Starts the backup; with the manifest of an earlier one, of what has changed since. What crosses a network is
     /// compressed by the server, if it can.
-    fn start(&self, manifest: Option<Bytes>) -> Result<(Incoming, Begun)> {
+    fn start<'k>(&self, manifest: Option<Bytes>, keeper: &'k LeaseKeeper<'k>) -> Result<(Incoming<'k>, Begun)> {
         let (conninfo, rates) = (&self.conninfo, &self.job.context.rates);
         let crosses_network = conninfo.hosts.iter().any(|host| matches!(host.address, HostAddress::Tcp { .. }));
         let max_rate = rates.read_limit().map(|rate| u32::try_from(rate / 1024).unwrap_or(u32::MAX));
@@ -174,11 +175,11 @@ impl<'a> Wire<'a> {
             incremental: manifest.is_some(),
         };
         let mut wanted = Wanted { options, manifest };
-        match Incoming::start(conninfo.clone(), wanted.clone(), self.job.identity) {
+        match Incoming::start(conninfo.clone(), wanted.clone(), self.job.identity, keeper) {
             Err(error) if wanted.options.compression.is_some() && cannot_compress(&error) => {
                 tracing::info!("the server does not compress: {error:#}");
                 wanted.options.compression = None;
-                Incoming::start(conninfo.clone(), wanted, self.job.identity)
+                Incoming::start(conninfo.clone(), wanted, self.job.identity, keeper)
             }
             other => other,
         }

@@ -14,7 +14,8 @@ use crate::postgres::Session;
 pub struct RunningBackup {
     major: MajorVersion,
     backend: String,
-    start_lsn: Lsn,
+    /// Where replay will begin.
+    pub start_lsn: Lsn,
 }
 
 /// A backup that was stopped: all that is needed to recover from it.

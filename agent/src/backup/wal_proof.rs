@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use walkeep_chunkstore::wal::WalArchive;
+use walkeep_proto::lsn::Lsn;
 use walkeep_proto::segment::{SegmentNumber, WalFileName, WalSegment, WalSegmentSize};
 use walkeep_proto::timeline::{TimelineHistory, TimelineId};
 
@@ -69,22 +70,35 @@ fn file_name(segment: WalSegment, size: WalSegmentSize) -> Result<WalFileName> {
     segment.file_name(size).parse().context("unable to name a segment")
 }
 
-/// Waits until the switched segment is in the repository.
+/// Waits until a segment that was closed is in the repository.
 pub fn wait_for_probe(
     archive: &WalArchive,
-    keeper: &mut LeaseKeeper<'_>,
+    keeper: &LeaseKeeper<'_>,
     probe: WalFileName,
     limit: Duration,
 ) -> Result<()> {
-    let is_there = || Ok(archive.contains(&probe)?);
-    wait_for(archive, keeper, &probe, limit, &is_there).context("unable to start copying, archiving does not work")
+    let (is_there, is_closed) = (|| Ok(archive.contains(&probe)?), true);
+    wait_for(archive, keeper, &probe, limit, is_closed, &is_there)
+        .context("unable to start copying, archiving does not work")
+}
+
+/// The segment that a standby's backup starts in, if its primary has closed it: it must be archived, or on its way.
+pub fn closed_by_primary(session: &Session, start: Lsn, size: WalSegmentSize) -> Result<Option<WalFileName>> {
+    // The backup starts where the last restartpoint says, and on its timeline.
+    let row = session.row("SELECT timeline_id, pg_last_wal_replay_lsn() FROM pg_control_checkpoint()")?;
+    let [timeline, replayed] = row.as_slice() else { anyhow::bail!("{} columns came, expected 2", row.len()) };
+    let timeline = timeline.parse().context("unable to understand the standby's timeline")?;
+    let replayed: Lsn = replayed.parse().context("unable to understand the standby's position")?;
+    let number = size.segment_at(start);
+    let is_closed = number < size.segment_at(replayed);
+    is_closed.then(|| file_name(WalSegment { timeline, number }, size)).transpose()
 }
 
 /// Waits until the WAL that recovery needs to become consistent is in the repository. The last segment of a standby's
 /// backup may be a tail: a standby cannot have its primary close it, and an idle primary does not.
 pub fn wait_for_range(
     archive: &WalArchive,
-    keeper: &mut LeaseKeeper<'_>,
+    keeper: &LeaseKeeper<'_>,
     backup: &StoppedBackup,
     size: WalSegmentSize,
     may_end_in_tail: bool,
@@ -101,7 +115,7 @@ pub fn wait_for_range(
                     && number == last
                     && archive.tail_end(segment, size)?.is_some_and(|end| end >= backup.stop_lsn))
         };
-        wait_for(archive, keeper, &file, limit, &is_there)
+        wait_for(archive, keeper, &file, limit, number < last, &is_there)
             .context("unable to commit the backup, its WAL is missing")?;
         number = number.next();
     }
@@ -111,9 +125,10 @@ pub fn wait_for_range(
 /// Waits as long as the archiver gets on: a backlog takes its time, a broken archive does not move.
 fn wait_for(
     archive: &WalArchive,
-    keeper: &mut LeaseKeeper<'_>,
+    keeper: &LeaseKeeper<'_>,
     file: &WalFileName,
     limit: Duration,
+    is_closed: bool,
     is_there: &dyn Fn() -> Result<bool>,
 ) -> Result<()> {
     if is_there()? {
@@ -130,7 +145,7 @@ fn wait_for(
         if waited >= limit {
             let last = last_archived(session)?;
             if last == archived {
-                let detail = archiver_report(session).unwrap_or_default();
+                let detail = archiver_report(session, is_closed).unwrap_or_default();
                 return Err(NotArchived { segment: file.to_string(), waited, detail }.into());
             }
             archived = last;
@@ -149,10 +164,16 @@ fn last_archived(session: &Session) -> Result<String> {
     session.value("SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver")
 }
 
-/// What `pg_stat_archiver` says about the last failure, if there was one after the last success.
-fn archiver_report(session: &Session) -> Result<String> {
+/// What `pg_stat_archiver` says about the last failure, if there was one after the last success; on a standby, what to do
+/// about a segment that its primary has closed, or has not.
+fn archiver_report(session: &Session, is_closed: bool) -> Result<String> {
     if session.value("SELECT pg_is_in_recovery()")? == "t" {
-        let advice = "its primary archives; run `SELECT pg_switch_wal()` there, or have the agent stream";
+        let advice = if is_closed {
+            "its primary has closed this segment; see to archiving there; what is older than its archiving is not needed after \
+             a CHECKPOINT there and then here"
+        } else {
+            "its primary archives; run `SELECT pg_switch_wal()` there, or have the agent stream"
+        };
         return Ok(format!(": the server is a standby, {advice}"));
     }
     let row = session.row(

@@ -7,7 +7,6 @@ use std::collections::HashSet;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -23,6 +22,7 @@ use super::entry::{EntryHead, EntryKind, PartReader, WINDOW};
 use super::merge::{self, PartialFile};
 use super::region::{Buffer, Content, Task};
 use super::{Feeder, Lane, manifest, region_of};
+use crate::backup::LOOK;
 use crate::backup::incoming::{Begun, Event, Incoming};
 use crate::backup::incremental::Merger;
 use crate::backup::parent::ParentIndex;
@@ -36,12 +36,10 @@ const TABLESPACE_MAP: &[u8] = b"tablespace_map";
 const LARGEST_TEXT: u64 = 16 << 20;
 /// Most bytes of a manifest: two million files.
 const LARGEST_MANIFEST: usize = 512 << 20;
-/// How often is looked whether anybody still wants the backup.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Feeds a copy from a base backup that is being received.
 pub struct ArchiveFeeder<'a> {
-    incoming: Incoming,
+    incoming: Incoming<'a>,
     begun: Begun,
     unpacked: Unpacked<'a>,
     end: Option<(BackupManifest, BackupEnd)>,
@@ -77,7 +75,7 @@ struct Unpacked<'a> {
 impl<'a> ArchiveFeeder<'a> {
     /// A feeder for `jobs` workers. `merger` completes what comes in part.
     pub fn new(
-        incoming: Incoming,
+        incoming: Incoming<'a>,
         begun: Begun,
         parents: &'a ParentIndex,
         merger: Option<Merger>,

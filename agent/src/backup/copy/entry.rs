@@ -14,16 +14,16 @@ use crate::backup::incoming::{Event, Incoming};
 pub(super) const WINDOW: u32 = 23;
 
 /// The bytes of one archive: reads until the server begins something else.
-pub(super) struct PartReader<'a> {
-    incoming: &'a mut Incoming,
+pub(super) struct PartReader<'a, 'k> {
+    incoming: &'a mut Incoming<'k>,
     current: Bytes,
     behind: std::vec::IntoIter<Bytes>,
     ended: bool,
     failure: Option<anyhow::Error>,
 }
 
-impl<'a> PartReader<'a> {
-    pub(super) fn new(incoming: &'a mut Incoming) -> Self {
+impl<'a, 'k> PartReader<'a, 'k> {
+    pub(super) fn new(incoming: &'a mut Incoming<'k>) -> Self {
         Self { incoming, current: Bytes::new(), behind: Vec::new().into_iter(), ended: false, failure: None }
     }
 
@@ -62,7 +62,7 @@ impl<'a> PartReader<'a> {
     }
 }
 
-impl Read for PartReader<'_> {
+impl Read for PartReader<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if !self.fill() {
             return if self.failure.is_some() { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(0) };

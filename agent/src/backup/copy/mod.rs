@@ -58,7 +58,7 @@ pub struct Target<'a> {
 /// Who watches the copy.
 pub struct Watch<'a, 'k> {
     /// Stops it when lease or session are lost.
-    pub keeper: &'a mut LeaseKeeper<'k>,
+    pub keeper: &'a LeaseKeeper<'k>,
     /// Is told how it advances.
     pub on_progress: OnProgress<'a>,
     /// How fast the data directory may be read.

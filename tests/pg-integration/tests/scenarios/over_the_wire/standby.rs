@@ -81,6 +81,24 @@ fn an_idle_primary_is_no_obstacle(major: MajorVersion) {
 }
 scenario!([V13, V17], an_idle_primary_is_no_obstacle);
 
+/// Whoever backs up a standby learns before the copy that its primary does not archive.
+fn a_primary_that_does_not_archive_is_told_at_once(major: MajorVersion) {
+    let (primary, standby, walkeep) = pair(major);
+    primary.set("archive_command", "false");
+    primary.sql("select pg_switch_wal()");
+    primary.sql("checkpoint");
+    primary.sql("select pg_switch_wal()");
+    pgbench_run(&primary, 3, Seed::fixed(93));
+    standby.wait_caught_up(&primary);
+    standby.sql("checkpoint");
+    walkeep.configure("limits", "archive_timeout", 2);
+    for source in ["local", "replication"] {
+        let says = ["unable to start copying", "was not archived", "its primary has closed this segment"];
+        fails_with(&walkeep, &["--source", source], 1, &says);
+    }
+}
+scenario!([V13, V18], a_primary_that_does_not_archive_is_told_at_once);
+
 /// A standby that becomes a primary in the middle: nothing is listed, and the next backup is one of a primary.
 fn a_promotion_ends_the_backup(major: MajorVersion) {
     for source in ["local", "replication"] {
