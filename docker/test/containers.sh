@@ -5,9 +5,12 @@
 #
 #   $work/volumes/NAME    a volume          $work/containers/NAME    root, log, exit code, process id
 #   $work/secrets/NAME    a secret
+#
+# Volumes have the names that an engine knows them by: `walkeep_data`, unless the file says otherwise.
 # shellcheck shell=bash
 
 : "${root:?}" "${work:?}" "${servers:?}"
+compose=${compose:-}
 
 # The user of an image, as numbers.
 user_of() {
@@ -30,12 +33,16 @@ environment_of() {
 # words JSON: an array of strings, NUL after each.
 words() { jq -j 'if . == null then empty else .[] | (., "\u0000") end' <<<"${1:-null}"; }
 
+# volume_name KEY: what an engine calls a volume of the file.
+volume_name() { jq -r --arg key "$1" '.volumes[$key].name // "\(.name)_\($key)"' <<<"$compose"; }
+
 # mount_volumes SERVICE DIR: what the service mounts, below DIR. A new volume takes content and owner of what it lies on, as with an engine.
 mount_volumes() {
     local service=$1 dir=$2 type source target read_only mode size
     while IFS=$'\t' read -r type source target read_only mode size; do
         case $type in
         volume)
+            source=$(volume_name "$source")
             mkdir -p "$dir$target"
             if [[ ! -e $work/volumes/$source ]]; then
                 mkdir -p "$work/volumes"
