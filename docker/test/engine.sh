@@ -11,6 +11,7 @@ elsewhere=()
 # follow COMMANDS: runs what scripts/documented printed, in the project's directory; $work/followed has what it says.
 follow() {
     local status=0
+    [[ -n $1 ]] || die "docker/README.md does not have the commands" # where the argument's own failure ends nothing
     # Not as a condition, in which the shell would go on behind a command that fails.
     (
         cd "${project:?}"

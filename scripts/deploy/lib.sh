@@ -16,6 +16,14 @@ promise() {
 # equals WHAT EXPECTED ACTUAL
 equals() { [[ $2 == "$3" ]] || fail "$1: expected '$2', found '$3'"; }
 
+# as_documented DIRECTORY COMMANDS: runs what scripts/documented printed.
+as_documented() {
+    [[ -n $2 ]] || fail "no commands were found" # where the argument's own failure ends nothing
+    # Nobody asks whether this machine has sudo: its stand-in of the tests does here.
+    [[ -x /usr/local/bin/sudo ]] || install -m 0755 "${root:?}/tests/pg-integration/src/documents/host/sudo" /usr/local/bin/sudo
+    (cd "$1" && bash -euo pipefail -c "$2") >/tmp/documented.log 2>&1 || { cat /tmp/documented.log; fail "the page says: $2"; }
+}
+
 # Runs a command as the server's user.
 as_postgres() { runuser -u postgres -- "$@"; }
 
