@@ -39,17 +39,36 @@ impl Page {
         Self { name: name.to_owned(), blocks: blocks(&text) }
     }
 
-    /// The pages whose commands users are told to type: README.md, CONTRIBUTING.md, docs/*.md.
+    /// Every page below the sources' root.
     pub fn all() -> Vec<Self> {
-        let entries = fs::read_dir(repository_root().join("docs")).expect("there are pages");
-        let mut names: Vec<String> = entries
-            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
-            .filter(|name| name.ends_with(".md"))
-            .map(|name| format!("docs/{name}"))
-            .collect();
-        names.extend(["README.md".to_owned(), "CONTRIBUTING.md".to_owned()]);
+        let mut names = Vec::new();
+        pages(&repository_root(), "", &mut names);
         names.sort();
         names.iter().map(|name| Self::read(name)).collect()
+    }
+
+    /// What stands in the one block of a language below a heading of a page.
+    #[track_caller]
+    pub fn only(name: &str, language: &str, heading: &str) -> String {
+        let mut blocks = Self::read(name).blocks;
+        blocks.retain(|block| block.language == language && block.heading == heading);
+        match <[Block; 1]>::try_from(blocks) {
+            Ok([block]) => block.text,
+            Err(others) => panic!("{name} has {} blocks of {language} under '{heading}', not one", others.len()),
+        }
+    }
+}
+
+/// The names of the pages in a directory of the sources, which `prefix` leads to, and below it.
+fn pages(directory: &Path, prefix: &str, names: &mut Vec<String>) {
+    for entry in fs::read_dir(directory).expect("the sources are there").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_directory = entry.file_type().expect("the sources are there").is_dir();
+        if is_directory && !name.starts_with('.') && name != "target" {
+            pages(&entry.path(), &format!("{prefix}{name}/"), names);
+        } else if !is_directory && name.ends_with(".md") {
+            names.push(format!("{prefix}{name}"));
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use super::host::Host;
 use super::page::{Block, Page};
 use crate::output::Output;
 
-/// A way through a section. Every block of shell commands in it must be run, in order, before it is dropped.
+/// A way through a section. Every block in it that a reader carries out with a server must be, in order, before it is dropped:
+/// shell commands, SQL, lines for `pg_hba.conf`.
 pub struct Walk<'a> {
     host: &'a Host,
     name: String,
@@ -102,7 +103,7 @@ impl Drop for Walk<'_> {
 
 /// Whether nothing has to be run for it.
 fn is_done(block: &Block) -> bool {
-    block.language != "sh" || block.not_run.is_some()
+    !["sh", "sql", "pg_hba"].contains(&block.language.as_str()) || block.not_run.is_some()
 }
 
 /// Whether a line is what a page shows, in which `…` stands for anything.

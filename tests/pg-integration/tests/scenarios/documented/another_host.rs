@@ -1,6 +1,6 @@
 //! docs/base-backups.md and docs/cloudnativepg.md: an agent that has nothing of the server but a connection.
 
-use walkeep_pg_integration::documents::{Host, Page};
+use walkeep_pg_integration::documents::Host;
 use walkeep_pg_integration::wait::SOON;
 use walkeep_pg_integration::wait_until;
 
@@ -19,10 +19,6 @@ fn a_connection_is_enough() {
     host.present_certificate("/etc/walkeep/ca.pem");
     host.write("/var/lib/postgresql/.pgpass", "db1.example.com:5432:*:walkeep:a secret of this test\n");
     host.run("chown postgres: /var/lib/postgresql/.pgpass; chmod 0600 /var/lib/postgresql/.pgpass").ok();
-    let page = Page::read("docs/base-backups.md");
-    let grants = page.blocks.iter().find(|block| block.language == "sql").expect("the page has them");
-    host.sql(&grants.text);
-
     // WAL comes by the stream alone, so the agent runs before the first backup.
     let mut page = host.walk("docs/base-backups.md", "From another host").given(
         "sudo -u postgres walkeep backup",
@@ -31,6 +27,7 @@ fn a_connection_is_enough() {
          systemctl enable --now walkeep-agent
          sudo -u postgres walkeep status",
     );
+    page.sql("GRANT EXECUTE");
     page.run("walkeep init");
     let scheduled = || host.run("sudo -u postgres walkeep list --json").ok().json()["backups"][0]["status"] == "ok";
     wait_until("the first scheduled backup", SOON, scheduled);

@@ -48,12 +48,25 @@ fn five_minutes_with_your_own_cluster() {
     let restored = page.run("--target-time");
     restored.assert_says("first excluded");
     assert_table_is_back(&host);
+    // The page says that the agent does it. A restart of the server would end it.
+    let backups =
+        || host.run("sudo -u postgres walkeep list --json").ok().json()["backups"].as_array().map_or(0, Vec::len);
+    wait_until("a base backup of the new timeline", SOON, || backups() >= 2);
     page.run("archive_mode = on");
     assert_eq!(host.sql("show archive_mode"), "on");
-    let listed = host.run("sudo -u postgres walkeep list --json").ok().json();
-    assert!(listed["backups"].as_array().is_some_and(|backups| backups.len() >= 2), "{listed}");
 
     // What was undone is a side branch now.
     host.walk("docs/stream.md", "Side branches").run("--timeline 1");
     host.run("test -e /var/lib/postgresql/15/side/recovery.signal").ok();
+
+    // It is told until its list is cleared, and again by an agent that finds it. Then the agent goes for good.
+    let listed = || host.run("test -e /var/lib/walkeep/stream/main/losses.json").succeeded();
+    wait_until("the agent to have noted it", SOON, listed);
+    host.walk("docs/stream.md", "Gaps").run("losses.json");
+    wait_until("the agent to note it again", SOON, listed);
+    host.run("systemctl stop walkeep-agent").ok();
+    let slots = || host.sql("select count(*) from pg_replication_slots where slot_name = 'walkeep'");
+    assert_eq!(slots(), "1");
+    host.walk("docs/stream.md", "The retention slot").sql("pg_drop_replication_slot");
+    assert_eq!(slots(), "0");
 }

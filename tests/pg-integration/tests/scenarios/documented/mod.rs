@@ -1,8 +1,11 @@
-//! The pages: what they tell users to type is typed here, in order, on a [`walkeep_pg_integration::documents::Host`]; what
-//! they quote exists. A block of shell commands that is not run says why on the line above: `<!-- not run: REASON -->`.
+//! The pages: what they tell users to type is typed here, in order, on a [`walkeep_pg_integration::documents::Host`], or by
+//! `scripts/check-deploy` and `scripts/check-docker`, which take it from the page; what they quote exists. A block that is not run
+//! says why on the line above: `<!-- not run: REASON -->`.
 
 mod another_host;
+mod blocks;
 mod configurations;
+mod deployed;
 mod five_minutes;
 mod links;
 mod messages;
@@ -15,10 +18,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use walkeep_pg_integration::documents::{Page, repository_root};
-
-/// How many blocks of shell commands no test runs. Each says why; a new one is a reason to think again.
-const NOT_RUN: usize = 5;
+use walkeep_pg_integration::documents::repository_root;
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(directory).expect("the sources are there").flatten() {
@@ -48,43 +48,6 @@ fn tests_of(source: &str) -> Vec<String> {
         }
     }
     tests
-}
-
-/// The sections that tests walk through, as the sources of these tests name them.
-fn walked() -> BTreeSet<(String, String)> {
-    let mut files = Vec::new();
-    sources(&repository_root().join("tests/pg-integration/tests/scenarios/documented"), &mut files);
-    let mut found = BTreeSet::new();
-    for file in files {
-        let text = fs::read_to_string(file).expect("a source can be read");
-        for call in text.split(".walk(").skip(1) {
-            let mut literals = call.split('"').skip(1).step_by(2);
-            let (Some(page), Some(heading)) = (literals.next(), literals.next()) else { continue };
-            found.insert((page.to_owned(), heading.to_owned()));
-        }
-    }
-    found
-}
-
-#[test]
-fn every_block_is_run_or_says_why_not() {
-    let walked = walked();
-    let (mut run, mut not_run, mut neither) = (0, Vec::new(), Vec::new());
-    for page in Page::all() {
-        for block in page.blocks.iter().filter(|block| block.language == "sh") {
-            let place = format!("{}:{} ({})", page.name, block.line, block.heading);
-            match &block.not_run {
-                Some(reason) if reason.len() > 10 => not_run.push(format!("{place}: {reason}")),
-                Some(reason) => neither.push(format!("{place}: '{reason}' is no reason")),
-                None if walked.contains(&(page.name.clone(), block.heading.clone())) => run += 1,
-                None => neither.push(place),
-            }
-        }
-    }
-    println!("{run} blocks are run, {} are not:\n{}", not_run.len(), not_run.join("\n"));
-    assert!(neither.is_empty(), "no test runs these, and they do not say why: {neither:#?}");
-    assert!(run > 20, "{run}");
-    assert_eq!(not_run.len(), NOT_RUN, "{not_run:#?}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use walkeep_pg_integration::documents::{Block, Host, Page};
+use walkeep_pg_integration::documents::{Host, Page};
 use walkeep_pg_integration::wait::SOON;
 use walkeep_pg_integration::wait_until;
 
@@ -10,18 +10,11 @@ use walkeep_pg_integration::wait_until;
 const ASK: &str = "exec 3<>/dev/tcp/127.0.0.1/8008; printf 'GET /cluster HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3";
 const TIME: &str = "2026-11-21 10:30:00+01";
 
-/// The one block of a language under a heading of the page.
-fn block(language: &str, heading: &str) -> String {
-    let fits = |block: &&Block| block.language == language && block.heading == heading;
-    let page = Page::read("docs/patroni.md");
-    page.blocks.iter().find(fits).unwrap_or_else(|| panic!("no {language} under '{heading}'")).text.clone()
-}
-
 /// What a reader adds to the page's configuration, of node 1 or 2: both run on one host here.
 fn node(number: u16) -> String {
     let name = format!("db{number}");
     let (port, rest, raft) = (5431 + number, 8007 + number, 2221 + number);
-    let mut text = block("yaml", "The configuration")
+    let mut text = Page::only("docs/patroni.md", "yaml", "The configuration")
         .replace("name: db1", &format!("name: {name}"))
         .replace("db1.example.com:5432", &format!("{name}.example.com:{port}"))
         .replace("/15/main", &format!("/15/{name}"))
@@ -115,7 +108,9 @@ fn two_nodes_of_patroni() {
     assert_eq!(sql(&host, 5433, "select count(*), current_setting('archive_mode') from orders"), "1000|on");
 
     // The agent follows a switchover, and Patroni leaves its slot alone.
-    let conninfo = block("toml", "The agent").replace("/15/main", "/15/db1").replace(" user=", " port=5432,5433 user=");
+    let conninfo = Page::only("docs/patroni.md", "toml", "The agent")
+        .replace("/15/main", "/15/db1")
+        .replace(" user=", " port=5432,5433 user=");
     host.write("/etc/walkeep/walkeep.toml", &format!("{conninfo}\n[repository]\npath = \"/srv/walkeep\"\n"));
     host.run(
         "install -m 0644 deploy/systemd/walkeep-agent.service /etc/systemd/system/
@@ -155,7 +150,7 @@ fn two_nodes_of_patroni() {
     )
     .ok();
     start(&host, "witness", "patroni_raft_controller");
-    let method = block("yaml", "The whole cluster, back to a time");
+    let method = Page::only("docs/patroni.md", "yaml", "The whole cluster, back to a time");
     assert!(method.contains(TIME));
     let method: String = method.lines().map(|line| format!("{}\n", &line[1..])).collect();
     let method = method.replace("/15/main", "/15/db1").replace(TIME, &time);
