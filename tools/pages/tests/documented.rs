@@ -103,6 +103,7 @@ fn the_readme_knows_every_command_and_no_other_option() {
     let options: BTreeSet<&str> =
         spans.iter().filter(|span| !span.starts_with("scripts/")).flat_map(|span| options(span)).collect();
     assert!(options.len() > 30, "{options:?}");
-    let unknown: Vec<&&str> = options.iter().filter(|name| !known(name.trim_end_matches('-'))).collect();
+    // `--from-s3-…` stands for several.
+    let unknown: Vec<&&str> = options.iter().filter(|name| !name.ends_with('-') && !known(name)).collect();
     assert!(unknown.is_empty(), "no such options: {unknown:?}");
 }

@@ -48,12 +48,11 @@ fn five_minutes_with_your_own_cluster() {
     let restored = page.run("--target-time");
     restored.assert_says("first excluded");
     assert_table_is_back(&host);
-    // The page says that the agent does it. A restart of the server would end it.
+    page.run("archive_mode = on");
+    assert_eq!(host.sql("show archive_mode"), "on");
     let backups =
         || host.run("sudo -u postgres walkeep list --json").ok().json()["backups"].as_array().map_or(0, Vec::len);
     wait_until("a base backup of the new timeline", SOON, || backups() >= 2);
-    page.run("archive_mode = on");
-    assert_eq!(host.sql("show archive_mode"), "on");
 
     // What was undone is a side branch now.
     host.walk("docs/stream.md", "Side branches").run("--timeline 1");
