@@ -74,6 +74,13 @@ while IFS= read -r variable; do
     grep -qw "$variable" "$root/docker/entrypoint.sh" || finding "service agent: nobody knows the variable $variable"
 done < <(service agent '.environment | keys[] | select(startswith("WALKEEP_") | not)')
 
+# The page's table has what can be set, each with its default; several in one row have theirs in the same order.
+said=$(sed -n '/^## The stack/,/^## /p' "$root/docker/README.md" | awk -F ' *[|] *' '$2 ~ /^`[A-Z_`, ]*$/ {
+    count = split($2, names, ", "); split($4, defaults, ", ")
+    for (i = 1; i <= count; i++) print names[i] "=" defaults[i] }' | tr -d '`' | sort)
+meant=$(grep -oE '\$\{[A-Z_]+:-[^}]*' "$root/docker/compose.yaml" | sed 's/^..//; s/:-/=/' | sort -u)
+[[ $said == "$meant" ]] || finding "docker/README.md and compose.yaml name other variables or defaults: $(diff <(echo "$said") <(echo "$meant"))"
+
 # Grafana finds its data source by the name that the dashboard uses, if it names one.
 dashboard=$root/deploy/grafana/walkeep.json
 if [[ -e $dashboard ]]; then

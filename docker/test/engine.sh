@@ -14,7 +14,7 @@ follow() {
     [[ -n $1 ]] || die "docker/README.md does not have the commands" # where the argument's own failure ends nothing
     # Not as a condition, in which the shell would go on behind a command that fails.
     (
-        cd "${project:?}"
+        cd "${project:?}" || exit
         eval "$1"
     ) >"$work/followed" 2>&1 </dev/null &
     wait $! || status=$?

@@ -28,6 +28,13 @@ pub fn path(name: &str) -> PathBuf {
     directory().join(name)
 }
 
+/// The path of another program of the workspace, where it was built: only root may get there. Panics when it was not built.
+pub fn for_root(name: &str) -> PathBuf {
+    let path = built().join(name);
+    assert!(path.is_file(), "no {}: build the whole workspace", path.display());
+    path
+}
+
 fn built() -> PathBuf {
     let beside = || -> Option<PathBuf> { Some(std::env::current_exe().ok()?.parent()?.parent()?.to_owned()) };
     let directory = std::env::var_os("WALKEEP_BIN_DIR").map(PathBuf::from).or_else(beside).unwrap_or_default();

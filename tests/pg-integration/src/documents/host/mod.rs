@@ -34,7 +34,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host with `walkeep` and `walkeep-restore` in `/usr/local/bin`, and no cluster.
+    /// A host with `walkeep`, `walkeep-restore` and `walkeep-pages` in `/usr/local/bin`, and no cluster.
     #[track_caller]
     pub fn new() -> Self {
         assert!(
@@ -60,7 +60,8 @@ impl Host {
             "setup",
         ]);
         command.arg(scratch.path().join("root")).arg(repository_root()).arg(stand_ins);
-        command.args([binaries::path("walkeep"), binaries::path("walkeep-restore"), rclone()]);
+        command.args(["walkeep", "walkeep-restore"].map(binaries::path));
+        command.args([binaries::for_root("walkeep-pages"), rclone()]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut unshare = command.spawn().unwrap_or_else(|e| panic!("unable to run unshare: {e}"));
         let mut said = String::new();

@@ -7,6 +7,7 @@ mod blocks;
 mod configurations;
 mod deployed;
 mod five_minutes;
+mod installed;
 mod links;
 mod messages;
 mod moving;
