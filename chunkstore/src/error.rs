@@ -131,6 +131,15 @@ impl Error {
         }
     }
 
+    /// The same where an earlier backup was read for a new one: what is missing or damaged there can be had elsewhere.
+    #[must_use]
+    pub fn of_parent(self) -> Self {
+        match self.kind() {
+            ErrorKind::Damaged | ErrorKind::NotFound => Self::UnusableParent { problem: self.to_string() },
+            _ => self,
+        }
+    }
+
     /// What to do about it, where the error itself knows.
     pub fn hint(&self) -> Option<&str> {
         match self {

@@ -9,8 +9,8 @@ use crate::id::{ChunkId, PackId};
 use crate::node::{ByteMap, ChunkRef, Location, PageMap, PageSource};
 use crate::repository::{Repository, layout};
 
-/// Unneeded bytes between two frames that are fetched along rather than asked for separately.
-const COALESCE_GAP: u64 = 1 << 20;
+/// For restores: unneeded bytes between two frames that are fetched along rather than asked for separately.
+pub const COALESCE_GAP: u64 = 1 << 20;
 /// Most bytes of one request.
 const MAXIMUM_RANGE: u64 = 8 << 20;
 
@@ -86,8 +86,8 @@ impl ReadPlan {
         self.pieces == 0
     }
 
-    /// The requests, pack by pack in order of position.
-    pub fn into_jobs(self) -> Vec<ReadJob> {
+    /// The requests, pack by pack in order of position. Up to `gap` unneeded bytes between two frames are fetched along.
+    pub fn into_jobs(self, gap: u64) -> Vec<ReadJob> {
         let mut packs: BTreeMap<PackId, BTreeMap<FramePosition, Vec<WantedChunk>>> = BTreeMap::new();
         for (id, (location, pieces)) in self.chunks {
             let frames = packs.entry(location.pack).or_default();
@@ -100,7 +100,7 @@ impl ReadPlan {
                 let end = frame.offset.saturating_add(u64::from(frame.length));
                 match &mut job {
                     Some(open)
-                        if frame.offset <= open.range.end.saturating_add(COALESCE_GAP)
+                        if frame.offset <= open.range.end.saturating_add(gap)
                             && end - open.range.start <= MAXIMUM_RANGE =>
                     {
                         open.range.end = open.range.end.max(end);

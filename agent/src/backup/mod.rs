@@ -83,6 +83,7 @@ pub type OnProgress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 /// Takes one base backup and commits it.
 pub fn take(context: &Context, options: &BackupOptions, on_progress: OnProgress<'_>) -> Result<BackupManifest> {
     let started = Timestamp::now();
+    let full_read_every = context.config.full_read_every()?;
     let identity = context.identity()?;
     if context.storages.waits_for_mirror() {
         context.join_mirrors(Ask::Identity)?;
@@ -102,6 +103,7 @@ pub fn take(context: &Context, options: &BackupOptions, on_progress: OnProgress<
         id: BackupId::generate(started),
         parent: earlier.parent.as_ref(),
         read_everything: earlier.read_everything,
+        full_read_every,
         checkpoint: options.checkpoint,
         is_standby: session.value("SELECT pg_is_in_recovery()")? == "t",
     };
@@ -144,6 +146,7 @@ struct Job<'a> {
     parent: Option<&'a BackupManifest>,
     /// When the newest backup was started that has read everything.
     read_everything: Option<Timestamp>,
+    full_read_every: Duration,
     checkpoint: Checkpoint,
     is_standby: bool,
 }

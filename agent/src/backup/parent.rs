@@ -79,28 +79,39 @@ impl ParentFiles {
 }
 
 /// A parent's files for whoever asks for them in no order: all of them in memory, some 150 bytes each.
-pub struct ParentIndex(HashMap<Vec<u8>, FileContent>);
+pub struct ParentIndex {
+    files: HashMap<Vec<u8>, FileContent>,
+    is_whole: bool,
+}
 
 impl ParentIndex {
     /// The files of `parent`; none without one. A list that cannot be read is passed over.
     pub fn new(nodes: &NodeStore, parent: Option<&BackupManifest>) -> Self {
-        let mut files = HashMap::new();
+        let (mut files, mut is_whole) = (HashMap::new(), true);
         for list in parent.into_iter().flat_map(|parent| &parent.file_lists) {
             match nodes.file_list(list) {
                 Ok(list) => files.extend(list.entries.into_iter().map(|entry| (entry.path, entry.content))),
-                Err(error) => tracing::warn!("a file list of the parent is passed over: {error}"),
+                Err(error) => {
+                    tracing::warn!("a file list of the parent is passed over: {error}");
+                    is_whole = false;
+                }
             }
         }
-        Self(files)
+        Self { files, is_whole }
+    }
+
+    /// Whether no list was passed over.
+    pub const fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// All of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &FileContent)> {
-        self.0.iter().map(|(path, content)| (path.as_slice(), content))
+        self.files.iter().map(|(path, content)| (path.as_slice(), content))
     }
 
     /// What the parent has at this path.
     pub fn find(&self, path: &[u8]) -> Option<&FileContent> {
-        self.0.get(path)
+        self.files.get(path)
     }
 }

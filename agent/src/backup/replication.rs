@@ -19,7 +19,7 @@ use walkeep_proto::version::MajorVersion;
 
 use super::copy::{self, ArchiveFeeder, Target, Watch};
 use super::incoming::{Begun, Incoming, Wanted};
-use super::incremental::{self, Base, Merger};
+use super::incremental::{self, Base, Merger, NotIncremental};
 use super::local_source::check_cluster;
 use super::page_check::PageErrors;
 use super::parent::ParentIndex;
@@ -51,11 +51,6 @@ struct Wire<'a> {
     nodes: Arc<NodeStore>,
     parents: ParentIndex,
 }
-
-/// The server will not, or cannot, send only what has changed.
-#[derive(Debug, thiserror::Error)]
-#[error("{0:#}")]
-struct NotIncremental(anyhow::Error);
 
 /// Has the server send what has changed, or everything.
 pub(super) fn copy(job: &Job<'_>, watch: &mut Watch<'_, '_>) -> Result<Settled> {
@@ -95,13 +90,13 @@ impl<'a> Wire<'a> {
     }
 
     fn copy_changes(&self, base: Base<'_>, watch: &mut Watch<'_, '_>) -> Result<Settled> {
-        let manifest = base.manifest(&self.parents)?;
+        let manifest = base.manifest(&self.parents).map_err(NotIncremental::of)?;
         let (incoming, begun) =
             self.start(Some(manifest.into()), watch.keeper).map_err(|error| match server_error(&error) {
-                Some(_) => NotIncremental(error).into(),
+                Some(_) => NotIncremental::of(error).into(),
                 None => error,
             })?;
-        let merger = base.begin(self.job.session, begun.start, &self.parents).map_err(NotIncremental)?;
+        let merger = base.begin(self.job.session, begun.start, &self.parents).map_err(NotIncremental::of)?;
         self.receive(incoming, begun, Some(merger), watch)
     }
 

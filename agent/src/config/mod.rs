@@ -107,14 +107,18 @@ impl Config {
 
     /// After how long a backup reads everything again.
     pub fn full_read_every(&self) -> Result<Duration> {
-        let text = self.schedule.full_read_every.as_deref().unwrap_or("7d");
-        length_of_time("[schedule] full_read_every", text)
+        full_read_every(&self.schedule)
     }
 
     /// How long a backup waits for a segment to be archived.
     pub fn archive_timeout(&self) -> Duration {
         Duration::from_secs(self.limits.archive_timeout.unwrap_or(60))
     }
+}
+
+/// After how long a backup reads everything again.
+pub fn full_read_every(section: &ScheduleSection) -> Result<Duration> {
+    length_of_time("[schedule] full_read_every", section.full_read_every.as_deref().unwrap_or("7d"))
 }
 
 /// The place that a URL of the configuration names.

@@ -11,7 +11,7 @@ use super::calendar::Calendar;
 use super::facts::{Facts, NewestBackup};
 use super::history::{History, later};
 use super::reason::Reason;
-use crate::config::{ConfigError, ScheduleSection, length_of_time};
+use crate::config::{ConfigError, ScheduleSection, full_read_every, length_of_time};
 
 /// How long a base backup may take unless the settings say otherwise.
 const DEADLINE: Duration = Duration::from_secs(24 * 3600);
@@ -81,6 +81,7 @@ impl Schedule {
                 ConfigError(format!("[schedule] base_backup '{text}' is no usable cron expression: {error}"))
             })
         };
+        full_read_every(section)?;
         Ok(Self {
             calendar: section.base_backup.as_ref().map(calendar).transpose()?,
             max_age: above_0("max_age", section.max_age.as_deref())?,
@@ -207,6 +208,8 @@ mod tests {
         assert!(error.starts_with("[schedule] max_age '1 month' is no length of time"), "{error}");
         let error = refusal(&section("deadline", "0s"));
         assert!(error.starts_with("[schedule] deadline '0s' is no time at all"), "{error}");
+        let error = refusal(&section("full_read_every", "1 month"));
+        assert!(error.starts_with("[schedule] full_read_every '1 month' is no length of time"), "{error}");
     }
 
     #[test]

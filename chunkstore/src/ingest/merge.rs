@@ -10,6 +10,11 @@ use crate::error::{Error, Result};
 use crate::extract::{JobReader, ReadPlan};
 use crate::node::{PageMap, PageSource, StoredPageMap};
 
+/// Unneeded bytes between two frames of the parent that are read along: about what a request costs.
+const READ_ALONG: u64 = 256 << 10;
+/// Pages of a region that are rewritten at a time: some MiB.
+const REWRITTEN_AT_ONCE: usize = 256;
+
 /// The pages of a region that came, in ascending order.
 #[derive(Clone, Copy, Debug)]
 pub struct ChangedPages<'a> {
@@ -24,6 +29,8 @@ pub struct ChangedPages<'a> {
 pub struct KnownRegion {
     /// The same region in the parent; none behind the parent's end of the file.
     pub parent: Option<StoredPageMap>,
+    /// Bytes of that region by the parent's length of the file: its map must say the same.
+    pub parent_length: u64,
     /// So many pages from the beginning are the parent's, as far as it has them, where nothing else came. All others that
     /// did not come are zero.
     pub kept: u32,
@@ -52,7 +59,8 @@ impl IngestWorker {
     /// # Errors
     /// [`Error::UnusableParent`] where the parent's pages cannot be had: whoever has them all should send them all.
     pub fn merge(&mut self, place: (u64, u32), known: KnownRegion, changed: ChangedPages<'_>) -> Result<()> {
-        let KnownRegion { parent, kept, length, sum } = known;
+        let KnownRegion { parent, parent_length, kept, length, sum } = known;
+        check_parent(parent.as_ref(), parent_length, self.shared.options.page_size)?;
         let mut region = PageRegion::start(self, parent.clone());
         let mut merge = Merge::new(self.shared.options.page_size, length, sum, parent.as_ref())?;
         let size = merge.page_size as usize;
@@ -97,21 +105,24 @@ impl IngestWorker {
     ) -> Result<()> {
         let again = region.pages_to_rewrite(self)?;
         let size = self.shared.options.page_size as usize;
-        let mut contents = vec![0; again.len() * size];
-        let mut missing = Vec::new();
-        for (page, content) in again.iter().zip(contents.chunks_exact_mut(size)) {
-            match changed.pages.binary_search(page) {
-                Ok(at) => content.copy_from_slice(&changed.bytes[at * size..][..size]),
-                Err(_) => missing.push(*page),
+        let mut contents = Vec::new();
+        for portion in again.chunks(REWRITTEN_AT_ONCE) {
+            contents.resize(portion.len() * size, 0);
+            let mut missing = Vec::new();
+            for (page, content) in portion.iter().zip(contents.chunks_exact_mut(size)) {
+                match changed.pages.binary_search(page) {
+                    Ok(at) => content.copy_from_slice(&changed.bytes[at * size..][..size]),
+                    Err(_) => missing.push(*page),
+                }
             }
-        }
-        self.read_parent(parent, &missing, |page, content| {
-            if let Ok(at) = again.binary_search(&page) {
-                contents[at * size..][..size].copy_from_slice(content);
+            self.read_parent(parent, &missing, |page, content| {
+                if let Ok(at) = portion.binary_search(&page) {
+                    contents[at * size..][..size].copy_from_slice(content);
+                }
+            })?;
+            for (page, content) in portion.iter().zip(contents.chunks_exact(size)) {
+                region.rewrite(self, *page, content)?;
             }
-        })?;
-        for (page, content) in again.iter().zip(contents.chunks_exact(size)) {
-            region.rewrite(self, *page, content)?;
         }
         Ok(())
     }
@@ -132,16 +143,33 @@ impl IngestWorker {
             Some(reader) => reader,
             None => JobReader::new()?,
         };
-        for job in plan.into_jobs() {
+        let mut visited = 0;
+        for job in plan.into_jobs(READ_ALONG) {
             let read = reader.run(&self.shared.repository, &job, &mut |piece, content| {
+                visited += 1;
                 visit(piece.file, content);
                 Ok(())
             });
-            read.map_err(|error| Error::UnusableParent { problem: error.to_string() })?;
+            read.map_err(Error::of_parent)?;
         }
         self.reader = Some(reader);
+        if visited != pages.len() {
+            let problem = format!("{visited} of {} pages are in its chunks", pages.len());
+            return Err(Error::UnusableParent { problem });
+        }
         Ok(())
     }
+}
+
+/// A map that does not describe what the parent's file list says would be taken for zeros.
+fn check_parent(parent: Option<&StoredPageMap>, length: u64, page_size: u32) -> Result<()> {
+    let found = parent.map_or((0, page_size), |parent| (parent.map.length(), parent.map.page_size()));
+    if found == (length, page_size) {
+        return Ok(());
+    }
+    let (bytes, size) = found;
+    let problem = format!("a map has {bytes} bytes in pages of {size}, its file {length} in pages of {page_size}");
+    Err(Error::UnusableParent { problem })
 }
 
 /// The checksum of a file that is as it was, and then has so many zero pages.

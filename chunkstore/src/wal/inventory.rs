@@ -111,6 +111,16 @@ impl WalInventory {
         self.superseded.extend(whole.flat_map(|(_, tail)| tail.into_keys()));
     }
 
+    /// Segments of which more than one content is known: two servers, or two states of one, wrote the same WAL.
+    pub fn disputed(&self, size: WalSegmentSize) -> impl Iterator<Item = WalSegment> + '_ {
+        let stored = self.segments.iter().filter(|(_, stored)| !stored.rivals.is_empty()).map(|(segment, _)| *segment);
+        let refused = self.conflicts.iter().filter_map(move |key| match WalObjectName::parse(key.name()) {
+            Some(WalObjectName::Conflict(WalFileName::Segment(name))) => name.segment(size),
+            _ => None,
+        });
+        stored.chain(refused)
+    }
+
     /// Whether the archive holds the whole segment, undisputed.
     pub fn holds(&self, segment: WalSegment) -> bool {
         self.segments.get(&segment).is_some_and(|stored| stored.rivals.is_empty())

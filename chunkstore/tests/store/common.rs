@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use walkeep_chunkstore::Result;
-use walkeep_chunkstore::extract::{JobReader, ReadPlan};
+use walkeep_chunkstore::extract::{COALESCE_GAP, JobReader, ReadPlan};
 use walkeep_chunkstore::index::ChunkIndex;
 use walkeep_chunkstore::ingest::{FileHead, FileKind, FileOrder, Ingest, IngestOptions, Ingested, PageRegion};
 use walkeep_chunkstore::node::{Body, FileContent, NodeRef, NodeStore, REGION};
@@ -135,7 +135,7 @@ pub fn load(repository: &Arc<Repository>, ingested: &Ingested) -> Result<Files> 
         }
     }
     let mut reader = JobReader::new()?;
-    for job in plan.into_jobs() {
+    for job in plan.into_jobs(COALESCE_GAP) {
         reader.run(repository, &job, &mut |piece, bytes| {
             let at = piece.file_offset as usize;
             contents[piece.file as usize].1[at..at + bytes.len()].copy_from_slice(bytes);

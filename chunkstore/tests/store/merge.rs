@@ -58,6 +58,7 @@ fn merge(
         };
         let known = KnownRegion {
             parent: old.get(region).map(|node| nodes.page_map(node)).transpose()?,
+            parent_length: length.saturating_sub(region as u64 * REGION).min(REGION),
             kept: sent.limit.saturating_sub(first) as u32,
             length: ((last - first) * PAGE) as u64,
             sum,
@@ -175,6 +176,30 @@ fn a_parent_that_is_gone_is_told() {
     }
 }
 
+/// A map of another length than its file's would be read as zeros.
+#[test]
+fn a_map_of_another_length_is_refused() {
+    let (directory, storage) = (tempfile::tempdir().unwrap(), MemoryStorage::new());
+    let repository = repository(storage).unwrap();
+    let index = index(directory.path(), &repository).unwrap();
+    let parent = store(&repository, &index, &files(&noise(14, 5 * PAGE)), None).unwrap();
+    let nodes = NodeStore::new(Arc::clone(&repository));
+    let entry = nodes.file_list(&parent.file_lists[0]).unwrap().entries.remove(0);
+    let FileContent::File { regions, .. } = entry.content else { panic!("a file") };
+    let options = IngestOptions { page_size: PAGE as u32, compression_level: 1, workers: 1, order: FileOrder::Any };
+    let ingest = Ingest::start(Arc::clone(&repository), index, options).unwrap();
+    let mut worker = ingest.worker().unwrap();
+    for (parent, parent_length) in [(Some(regions[0]), 6 * PAGE), (None, PAGE), (Some(regions[0]), 0)] {
+        let parent = parent.map(|node| nodes.page_map(&node).unwrap());
+        let sum = RegionSum::Difference { carried: 0 };
+        let known = KnownRegion { parent, parent_length: parent_length as u64, kept: 9, length: 9 * PAGE as u64, sum };
+        let error = worker.merge((0, 0), known, ChangedPages { pages: &[], bytes: &[] }).unwrap_err();
+        assert!(matches!(error, Error::UnusableParent { .. }), "{error}");
+    }
+    drop(worker);
+    ingest.abort();
+}
+
 #[test]
 fn pages_out_of_order_are_refused() {
     let (directory, storage) = (tempfile::tempdir().unwrap(), MemoryStorage::new());
@@ -184,7 +209,7 @@ fn pages_out_of_order_are_refused() {
         IngestOptions { page_size: PAGE as u32, compression_level: 1, workers: 1, order: FileOrder::Any };
     let ingest = Ingest::start(Arc::clone(&repository), index, ingest_options).unwrap();
     let mut worker = ingest.worker().unwrap();
-    let known = |length| KnownRegion { parent: None, kept: 0, length, sum: RegionSum::Whole };
+    let known = |length| KnownRegion { parent: None, parent_length: 0, kept: 0, length, sum: RegionSum::Whole };
     let bytes = noise(13, 2 * PAGE);
     for (pages, bytes, length, says) in [
         (&[4, 3][..], &bytes[..], 9 * PAGE, "page 3 came"),

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context, Result, anyhow};
 use crossbeam_channel::Sender;
 use walkeep_chunkstore::Error;
-use walkeep_chunkstore::extract::{JobReader, ReadPlan};
+use walkeep_chunkstore::extract::{COALESCE_GAP, JobReader, ReadPlan};
 use walkeep_chunkstore::node::{Body, FileContent, FileEntry, NodeRef, NodeStore, REGION};
 use walkeep_chunkstore::repository::BackupManifest;
 
@@ -125,7 +125,7 @@ impl Planner<'_, '_> {
 
     /// Hands the batch to the workers, each in a part of its own.
     fn flush(&mut self) -> Result<()> {
-        let jobs = std::mem::take(&mut self.batch).plan.into_jobs();
+        let jobs = std::mem::take(&mut self.batch).plan.into_jobs(COALESCE_GAP);
         for job in in_lanes(jobs, self.lanes) {
             if self.shared.failed.load(Ordering::Relaxed) || self.jobs.send(job.into()).is_err() {
                 return Err(anyhow!("the restore was stopped"));
@@ -146,7 +146,7 @@ impl Planner<'_, '_> {
             file.add(&mut plan, &mut self.maps, 0, index as u64, region)?;
         }
         let mut reader = JobReader::new()?;
-        for job in plan.into_jobs() {
+        for job in plan.into_jobs(COALESCE_GAP) {
             let read = reader.run(self.shared.repository, &job, &mut |piece, bytes| {
                 let start = usize::try_from(piece.file_offset).unwrap_or(usize::MAX);
                 let end = start.saturating_add(bytes.len());

@@ -15,7 +15,6 @@ use walkeep_chunkstore::node::{Body, REGION};
 use walkeep_proto::backup_manifest::BackupManifest;
 use walkeep_proto::data_directory::{Treatment, exclusion};
 use walkeep_proto::identity::Oid;
-use walkeep_proto::incremental_file::relation_path;
 use walkeep_proto::replication::base_backup::ArchiveCompression;
 
 use super::entry::{EntryHead, EntryKind, PartReader, WINDOW};
@@ -24,7 +23,7 @@ use super::region::{Buffer, Content, Task};
 use super::{Feeder, Lane, manifest, region_of};
 use crate::backup::LOOK;
 use crate::backup::incoming::{Begun, Event, Incoming};
-use crate::backup::incremental::Merger;
+use crate::backup::incremental::{Merger, partial_of};
 use crate::backup::parent::ParentIndex;
 use crate::backup::scan::{CONTROL_FILE, PlannedKind, kind_of};
 use crate::postgres::connection::BackupEnd;
@@ -207,7 +206,7 @@ impl Unpacked<'_> {
                 self.tablespace_map = self.text(&mut entry, &head)?;
                 Ok(())
             }
-            (EntryKind::File, Treatment::Copy) => match self.merger.as_ref().and(relation_path(&head.path)) {
+            (EntryKind::File, Treatment::Copy) => match self.merger.as_ref().and_then(|_| partial_of(&head.path)) {
                 Some(path) => self.partial_file(&mut entry, head, path, lane),
                 None => self.file(&mut entry, &head, relative, lane),
             },

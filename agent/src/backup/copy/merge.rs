@@ -4,7 +4,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use walkeep_chunkstore::ingest::{ChangedPages, FileHead, FileSum, IngestWorker, KnownRegion, RegionSum, extended_sum};
 use walkeep_chunkstore::node::{NodeRef, REGION};
 use walkeep_proto::identity::BlockNumber;
@@ -13,7 +13,7 @@ use walkeep_proto::incremental_file::IncrementalHeader;
 use super::archives::Buffers;
 use super::region::Buffer;
 use super::{Lane, Shared};
-use crate::backup::incremental::{Merger, OldFile};
+use crate::backup::incremental::{Merger, NotIncremental, OldFile};
 use crate::backup::page_check::{CheckedFile, PageChecker};
 
 /// A region for a worker.
@@ -32,8 +32,9 @@ pub struct MergeTask {
     /// Pages from the beginning that are the parent's if they did not come.
     kept: u32,
     sum: RegionSum,
-    /// The parent's map of the same region.
+    /// The parent's map of the same region, and how long that region is.
     parent: Option<NodeRef>,
+    parent_length: u64,
 }
 
 /// A file that came in part: its head is that of the file it stands for, its length that of what came.
@@ -55,13 +56,10 @@ pub(super) fn feed(
 ) -> Result<FileSum> {
     let PartialFile { sent_as, head, length, old } = file;
     let (page_size, most) = (merger.page_size(), merger.blocks_per_segment());
-    let header = IncrementalHeader::read(&mut *content, page_size, most)?;
-    let whole = header.file_length(page_size);
-    ensure!(
-        whole == length,
-        "the server sends {length} bytes, {} blocks and their header have {whole}",
-        header.blocks.len()
-    );
+    let header = IncrementalHeader::read(&mut *content, page_size, most).map_err(NotIncremental::of)?;
+    let (blocks, whole) = (header.blocks.len(), header.file_length(page_size));
+    let wrong = || anyhow!("the server sends {length} bytes, {blocks} blocks and their header have {whole}");
+    ensure!(whole == length, NotIncremental::of(wrong()));
     let mut crc32c = crc32c::crc32c(&header.bytes);
 
     let blocks = header.length_in_blocks(most);
@@ -97,6 +95,7 @@ pub(super) fn feed(
             kept: kept.saturating_sub(first),
             sum: region_sum(&old, blocks, page_size, region + 1 == regions),
             parent: old.regions.get(region as usize).copied(),
+            parent_length: old.length.saturating_sub(u64::from(region) * REGION).min(REGION),
         })?;
     }
     lane.shared.read_bytes.fetch_add(length, Ordering::Relaxed);
@@ -139,9 +138,9 @@ impl MergeTask {
 
     fn store(&self, worker: &mut IngestWorker, shared: &Shared<'_>) -> Result<()> {
         let parent = self.parent.map(|node| shared.nodes.page_map(&node)).transpose();
-        let parent =
-            parent.map_err(|error| walkeep_chunkstore::Error::UnusableParent { problem: error.to_string() })?;
-        let known = KnownRegion { parent, kept: self.kept, length: self.length, sum: self.sum };
+        let parent = parent.map_err(walkeep_chunkstore::Error::of_parent)?;
+        let Self { parent_length, kept, length, sum, .. } = *self;
+        let known = KnownRegion { parent, parent_length, kept, length, sum };
         let bytes = self.content.as_ref().map_or(&[][..], |buffer| &buffer.bytes);
         let bytes =
             bytes.get(..self.pages.len() * shared.options.page_size as usize).context("fewer pages than came")?;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::Result;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 use walkeep_chunkstore::index::ChunkIndex;
 use walkeep_chunkstore::ingest::{FileHead, FileOrder, Ingest, IngestOptions, IngestWorker, Ingested};
@@ -19,7 +19,7 @@ use walkeep_chunkstore::node::{Body, FileContent, NodeRef, NodeStore};
 use walkeep_chunkstore::repository::Repository;
 
 use super::page_check::{PageChecker, Suspects};
-use super::{LeaseKeeper, OnProgress};
+use super::{LOOK, LeaseKeeper, OnProgress};
 use crate::rates::Rates;
 
 pub use archives::ArchiveFeeder;
@@ -200,14 +200,21 @@ pub fn run<F: Feeder>(
     let copied = std::thread::scope(|scope| {
         let (tasks, receiver) = bounded::<Work>(options.jobs * 4);
         let mut workers = Vec::new();
+        let (working, done) = bounded::<()>(0);
         for _ in 0..options.jobs {
-            let (worker, receiver, shared) = (ingest.worker()?, receiver.clone(), &shared);
-            workers.push(scope.spawn(move || work(worker, &receiver, shared)));
+            let (worker, receiver, shared, working) = (ingest.worker()?, receiver.clone(), &shared, working.clone());
+            workers.push(scope.spawn(move || {
+                let _working = working;
+                work(worker, &receiver, shared)
+            }));
         }
-        drop(receiver);
+        drop((receiver, working));
         let mut lane = Lane { ingest: &ingest, tasks, watch, shared: &shared, total, next: 0 };
         let fed = feeder.feed(&mut lane);
+        let keeper = lane.watch.keeper;
         drop(lane);
+        // What they still have may take its time.
+        let fed = fed.and_then(|()| wait_for_workers(&done, keeper, &shared));
         let results: Vec<Result<()>> = workers
             .into_iter()
             .map(|worker| worker.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a copy thread died"))))
@@ -221,6 +228,13 @@ pub fn run<F: Feeder>(
     }
     let ingested = ingest.finish()?;
     Ok(Copied { ingested, read_bytes: shared.read_bytes.into_inner(), suspects: shared.suspects.into_inner() })
+}
+
+fn wait_for_workers(done: &Receiver<()>, keeper: &LeaseKeeper<'_>, shared: &Shared<'_>) -> Result<()> {
+    while done.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+        keeper.check().inspect_err(|_| shared.failed.store(true, Ordering::SeqCst))?;
+    }
+    Ok(())
 }
 
 /// Gives up, and prefers the pack writer's own error to one that only says that it stopped.

@@ -54,7 +54,7 @@ impl Piece {
         Summary { timeline: self.timeline, start: self.from, end: self.to }
     }
 
-    /// Whether the server reads this summary for the piece: if they have any position in common.
+    /// Whether the summary is of WAL of this piece.
     pub(super) fn covers(&self, summary: &Summary) -> bool {
         summary.timeline == self.timeline && summary.start < self.to && summary.end > self.from
     }
@@ -91,11 +91,12 @@ pub(super) fn truncations(session: &Session, pieces: &[Piece], known: Option<&Su
     let mut truncations = Vec::new();
     for piece in pieces {
         let behind = known.filter(|known| known.timeline == piece.timeline).map_or(piece.from, |known| known.end);
-        // Main forks only: the others are never sent in part. Those that were cut off whole come whole, too.
+        // The server also reads a summary that begins where the timeline was left, which is of WAL that was given up. Main
+        // forks only: the others are never sent in part. Those that were cut off whole come whole, too.
         let rows = session.rows(&format!(
             "SELECT s.tli, s.start_lsn, s.end_lsn, c.reltablespace, c.reldatabase, c.relfilenode, min(c.relblocknumber) \
              FROM pg_available_wal_summaries() s, pg_wal_summary_contents(s.tli, s.start_lsn, s.end_lsn) c \
-             WHERE s.tli = {} AND s.start_lsn < '{}' AND s.end_lsn > '{behind}' \
+             WHERE s.tli = {} AND s.start_lsn <= '{}' AND s.end_lsn > '{behind}' \
              AND c.is_limit_block AND c.relforknumber = 0 AND c.relblocknumber > 0 GROUP BY 1, 2, 3, 4, 5, 6",
             piece.timeline, piece.to
         ));
