@@ -28,7 +28,7 @@ fn a_scratch_cluster_shows_it_at_work() {
     let host = Host::new();
     let_cargo_have_built(&host);
     host.walk("README.md", "Walkeep").run("scripts/quickstart").assert_says("pgbench_accounts");
-    host.run("! pgrep postgres && ! ls -d /tmp/walkeep-quickstart.* 2>/dev/null").ok();
+    host.run("! grep -lx postgres /proc/[0-9]*/comm 2>/dev/null && ! ls -d /tmp/walkeep-quickstart.* 2>/dev/null").ok();
 }
 
 #[test]
