@@ -8,7 +8,8 @@ use walkeep_pg_integration::{
     Cluster, Digest, MajorVersion, Seed, StopMode, Walkeep, Workload, amcheck, checksums, create_marker, scenario,
 };
 
-fn id(backup: &Value) -> &str {
+/// A backup's name.
+pub fn id(backup: &Value) -> &str {
     backup["id"].as_str().expect("backups have names")
 }
 
@@ -19,7 +20,7 @@ pub fn statistic(backup: &Value, name: &str) -> u64 {
 
 /// Restores a backup, has PostgreSQL's own tools judge the files and the recovered cluster, and compares.
 #[track_caller]
-fn comes_back(walkeep: &Walkeep, cluster: &Cluster, backup: &Value, target: &[&str], expected: &Digest) {
+pub fn comes_back(walkeep: &Walkeep, cluster: &Cluster, backup: &Value, target: &[&str], expected: &Digest) {
     let restore = walkeep.restore().args(&["--backup", id(backup)]).args(target).map_tablespaces(cluster);
     let mut restored = restore.args(&["--target-action", "promote"]).files();
     verify_backup(restored.data(), &[]).ok();

@@ -1,5 +1,6 @@
 //! Base backups that the server sends: the same files, the same maps, the same restores as from the data directory.
 
+mod incremental;
 mod standby;
 mod trouble;
 
