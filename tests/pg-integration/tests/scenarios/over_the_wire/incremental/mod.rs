@@ -40,7 +40,8 @@ fn with_data(options: ClusterOptions) -> (Cluster, Walkeep, Workload) {
 /// A backup over the wire, and what was said about it.
 #[track_caller]
 fn take(walkeep: &Walkeep) -> (Value, Output) {
-    let output = walkeep.run(&[&["backup", "--json"], &WIRE[..]].concat()).ok();
+    // What was arranged is told only to who wants to hear more.
+    let output = walkeep.run(&[&["backup", "--json", "-v"], &WIRE[..]].concat()).ok();
     (output.json(), output)
 }
 
