@@ -12,9 +12,7 @@ use crate::backup_restore::{comes_back, id};
 
 /// Packs of the parent that are gone or damaged: the new backup does without, and is sound.
 fn a_parent_that_lost_its_packs_is_not_built_on(major: MajorVersion) {
-    for (kind, damage) in
-        [(ObjectKind::Packs, false), (ObjectKind::Packs, true), (ObjectKind::Nodes, true), (ObjectKind::Nodes, false)]
-    {
+    for (kind, damage) in [(ObjectKind::Packs, false), (ObjectKind::Nodes, true), (ObjectKind::Nodes, false)] {
         let (cluster, walkeep, mut workload) = with_data(summarising(major).wal_segment_mb(1));
         walkeep.backup(&super::WIRE);
         let packs = objects(walkeep.repository_dir(), kind);
