@@ -3,7 +3,7 @@
 use serde_json::Value;
 use walkeep_pg_integration::faults::Frozen;
 use walkeep_pg_integration::wait::SOON;
-use walkeep_pg_integration::{Cluster, MajorVersion, StopMode, Walkeep, scenario, wait_until};
+use walkeep_pg_integration::{Cluster, MajorVersion, Output, StopMode, Walkeep, scenario, wait_until};
 
 use super::{everything, incremental, summarising, the_newest_comes_back, with_data};
 use crate::backup_faults::{ending_of, spawned};
@@ -23,7 +23,7 @@ fn lose_wal(cluster: &Cluster) {
 
 /// Waits until the server has summarised what it had written when this was called.
 #[track_caller]
-fn wait_summarised(cluster: &Cluster) {
+pub fn wait_summarised(cluster: &Cluster) {
     cluster.sql("checkpoint");
     let redo: String = cluster.query_one("select redo_lsn from pg_control_checkpoint()");
     let reached = format!("select coalesce(max(end_lsn) >= '{redo}', false) from pg_available_wal_summaries()");
@@ -85,9 +85,21 @@ fn a_time_without_wal_is_noticed(major: MajorVersion) {
 scenario!([V17, V18], a_time_without_wal_is_noticed);
 
 /// Stops the process that summarises in its tracks.
-fn frozen_summariser(cluster: &Cluster) -> Frozen {
+pub fn frozen_summariser(cluster: &Cluster) -> Frozen {
     let pid = "select pid from pg_stat_activity where backend_type = 'walsummarizer'";
     Frozen::freeze(cluster.query_one(pid))
+}
+
+/// A backup that begins while summaries are late, and ends when they are there again.
+#[track_caller]
+pub fn taken_across(frozen: Frozen, walkeep: &Walkeep, cluster: &Cluster) -> Output {
+    let child = spawned(walkeep, &["backup", "--json", "-v", "--source", "replication"]);
+    wait_until("the server to wait for a summary", SOON, || {
+        let waits = "select count(*) from pg_stat_activity where wait_event = 'WalSummaryReady'";
+        cluster.query_one::<u32>(waits) == 1
+    });
+    drop(frozen);
+    ending_of(child).ok()
 }
 
 /// Late summaries are waited for.
@@ -96,13 +108,7 @@ fn late_summaries_are_waited_for(major: MajorVersion) {
     let first = walkeep.backup(&super::WIRE);
     let frozen = frozen_summariser(&cluster);
     workload.churn(&cluster, 20);
-    let child = spawned(&walkeep, &["backup", "--json", "--source", "replication"]);
-    wait_until("the server to wait for a summary", SOON, || {
-        let waits = "select count(*) from pg_stat_activity where wait_event = 'WalSummaryReady'";
-        cluster.query_one::<u32>(waits) == 1
-    });
-    drop(frozen);
-    let output = ending_of(child).ok();
+    let output = taken_across(frozen, &walkeep, &cluster);
     let backup = output.json();
     assert_eq!((&backup["kind"], &backup["parent"]), (&"incremental".into(), &first["id"]), "{output}");
     the_newest_comes_back(&walkeep, &cluster);

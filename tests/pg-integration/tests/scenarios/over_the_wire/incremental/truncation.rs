@@ -11,6 +11,7 @@ use std::path::Path;
 use walkeep_pg_integration::{Cluster, ClusterOptions, Digest, MajorVersion, Scratch, Walkeep, is_full_run, scenario};
 
 use super::chains::Native;
+use super::summaries::{frozen_summariser, taken_across, wait_summarised};
 use super::{incremental, summarising, the_newest_comes_back};
 
 /// Rows of a table that [`fill`] makes; fifteen are on a page.
@@ -56,27 +57,36 @@ fn zero_pages(file: &Path) -> usize {
     (0..pages).filter(is_zero).count()
 }
 
-/// A cut table, grown again by pages that no WAL describes: its old rows are gone.
+/// Cut tables, grown again by pages that no WAL describes: their old rows are gone. Of one the server's summaries tell
+/// before the backup, of the other only the one that it makes for the backup.
 fn a_cut_tail_does_not_come_back(major: MajorVersion) {
     let cluster = extending(major).create();
     let walkeep = Walkeep::set_up(&cluster);
-    fill(&cluster, "t", ROWS);
+    for table in ["early", "late"] {
+        fill(&cluster, table, ROWS);
+    }
     cluster.sql("checkpoint");
     let native = Scratch::new("native");
     let mut chain = Native::begin(&cluster, &native);
     let first = walkeep.backup(&super::WIRE);
-    cut(&cluster, "t", 24_000);
-    append(&cluster, "t", 1100);
-    cluster.sql("checkpoint");
-    let zero = zero_pages(&cluster.relation_file("t"));
-    assert!(zero > 10, "the server left {zero} pages without WAL, it must be some for this test");
+    for table in ["early", "late"] {
+        cut(&cluster, table, 24_000);
+        append(&cluster, table, 1100);
+        if table == "early" {
+            wait_summarised(&cluster);
+        }
+        let zero = zero_pages(&cluster.relation_file(table));
+        assert!(zero > 10, "the server left {zero} pages without WAL, it must be some for this test");
+    }
     incremental(&walkeep, &first);
     if major == MajorVersion::V18 {
         chain.extend_with_wal(&cluster);
         let mut combined = chain.combined(&cluster);
         combined.start();
-        let old: u32 = combined.query_one("select count(*) from t where i between 24001 and 30000");
-        assert_ne!(old, 0, "pg_combinebackup has learnt it: this file's beginning is out of date");
+        for table in ["early", "late"] {
+            let old: u32 = combined.query_one(&format!("select count(*) from {table} where i between 24001 and 30000"));
+            assert_ne!(old, 0, "pg_combinebackup has learnt it: this file's beginning is out of date");
+        }
     }
     the_newest_comes_back(&walkeep, &cluster);
 }
@@ -114,6 +124,27 @@ fn rows_behind_a_cut_are_kept(major: MajorVersion) {
     crate::backup_restore::comes_back(&walkeep, &cluster, &second, &["--target", "immediate"], &expected);
 }
 scenario!([V17, V18], rows_behind_a_cut_are_kept);
+
+/// A table that is cut as the backup begins, and grows again in the next summary: what is sent of it cannot be relied on.
+/// In the same summary, it can.
+fn a_cut_while_a_backup_begins(major: MajorVersion) {
+    for (between, kind) in [("checkpoint", "scan"), ("select 1", "incremental")] {
+        let cluster = extending(major).create();
+        let walkeep = Walkeep::set_up(&cluster);
+        fill(&cluster, "t", ROWS);
+        let first = walkeep.backup(&super::WIRE);
+        let frozen = frozen_summariser(&cluster);
+        cut(&cluster, "t", 24_000);
+        cluster.sql(between);
+        append(&cluster, "t", 1100);
+        let output = taken_across(frozen, &walkeep, &cluster);
+        let backup = output.json();
+        assert_eq!((&backup["kind"], &backup["parent"]), (&kind.into(), &first["id"]), "{output}");
+        assert_eq!(output.stderr.contains("was truncated while the backup began"), kind == "scan", "{output}");
+        the_newest_comes_back(&walkeep, &cluster);
+    }
+}
+scenario!([V17, V18], a_cut_while_a_backup_begins);
 
 /// The same across the files of a table of more than 1 GiB: cut below, and just above, where its second file begins.
 fn a_cut_reaches_over_files(major: MajorVersion) {
