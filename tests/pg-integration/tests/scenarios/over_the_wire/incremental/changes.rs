@@ -1,15 +1,20 @@
 //! Changes that a list of blocks could miss.
 
+use std::fs;
 use std::io::Write as _;
 use std::process::Stdio;
 
+use walkeep_pg_integration::faults::Frozen;
 use walkeep_pg_integration::user::TestUser;
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_load};
 use walkeep_pg_integration::{
     Cluster, Digest, MajorVersion, Output, Seed, StopMode, Walkeep, checksums, create_marker, scenario,
 };
 
+use super::super::being_sent;
+use super::summaries::wait_summarised;
 use super::{everything, incremental, summarising, the_newest_comes_back, with_data};
+use crate::backup_faults::{ending_of, slow_file};
 use crate::backup_restore::{comes_back, id};
 
 /// Bits of the visibility map that rows clear are in no summary (17.10, 18.4), so that a map merged by blocks would hide
@@ -98,7 +103,7 @@ fn alone(cluster: &Cluster, statements: &[&str]) {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it is there");
     let text: String = statements.iter().map(|statement| format!("{statement}\n")).collect();
     child.stdin.take().expect("it is piped").write_all(text.as_bytes()).expect("it reads");
-    let output = crate::backup_faults::ending_of(child).ok();
+    let output = ending_of(child).ok();
     assert!(!output.stdout.contains("ERROR") && !output.stderr.contains("ERROR"), "{output}");
 }
 
@@ -147,6 +152,30 @@ fn changes_during_the_parent_count(major: MajorVersion) {
     walkeep.verify();
 }
 scenario!([V17, V18], changes_during_the_parent_count);
+
+/// A file that changes behind the back of a parent that has copied it, and a checkpoint before the parent ends: what the
+/// next must know begins where the parent began, not where it ended.
+fn what_a_parent_has_passed_counts(major: MajorVersion) {
+    let cluster = summarising(major).wal_segment_mb(1).create();
+    let walkeep = Walkeep::set_up(&cluster);
+    // Tablespaces are sent first.
+    cluster.create_tablespace("first");
+    cluster.sql("create table passed tablespace first as select i, md5(i::text) as v from generate_series(1, 50000) i");
+    cluster.sql("vacuum freeze passed");
+    let slow = slow_file(&cluster);
+    let parent = being_sent(&walkeep, &cluster);
+    let frozen = Frozen::freeze(parent.id());
+    cluster.sql("update passed set v = 'changed' where i % 100 = 0");
+    wait_summarised(&cluster);
+    cluster.sql("delete from passed where i % 100 = 1");
+    drop(frozen);
+    ending_of(parent).ok();
+    fs::remove_file(slow).expect("it is there");
+    let parent = walkeep.backups().pop().expect("it was taken");
+    incremental(&walkeep, &parent);
+    the_newest_comes_back(&walkeep, &cluster);
+}
+scenario!([V17, V18], what_a_parent_has_passed_counts);
 
 /// Runs `pg_checksums` on the cluster, which is started again.
 #[track_caller]

@@ -13,6 +13,7 @@ use walkeep_pg_integration::{Cluster, ClusterOptions, Digest, MajorVersion, Scra
 use super::chains::Native;
 use super::summaries::{frozen_summariser, taken_across, wait_summarised};
 use super::{incremental, summarising, the_newest_comes_back};
+use crate::backup_restore::comes_back;
 
 /// Rows of a table that [`fill`] makes; fifteen are on a page.
 const ROWS: u32 = 30_000;
@@ -121,7 +122,7 @@ fn rows_behind_a_cut_are_kept(major: MajorVersion) {
     let (second, output) = super::take(&walkeep);
     assert_eq!(second["kind"], "incremental", "{output}");
     cluster.archive_everything();
-    crate::backup_restore::comes_back(&walkeep, &cluster, &second, &["--target", "immediate"], &expected);
+    comes_back(&walkeep, &cluster, &second, &["--target", "immediate"], &expected);
 }
 scenario!([V17, V18], rows_behind_a_cut_are_kept);
 
@@ -161,10 +162,12 @@ fn a_cut_reaches_over_files(major: MajorVersion) {
         append(&cluster, "t", 1100);
         cluster.sql("checkpoint");
         let second = incremental(&walkeep, &first);
+        let expected = Digest::of(&cluster);
         append(&cluster, "t", rows - kept);
         cluster.sql("update t set filler = 'y' where i % 10000 = 0");
         incremental(&walkeep, &second);
         the_newest_comes_back(&walkeep, &cluster);
+        comes_back(&walkeep, &cluster, &second, &["--target", "immediate"], &expected);
     }
 }
 scenario!([V17, V18], a_cut_reaches_over_files);
