@@ -203,7 +203,7 @@ fn a_chain_is_what_a_full_read_gives(major: MajorVersion) {
     let expected = Digest::of(&cluster);
     cluster.archive_everything();
     walkeep.verify();
-    comes_back(&walkeep, &cluster, &newest, &[], &expected);
+    comes_back(&walkeep, &cluster, &newest, &["--target", "immediate"], &expected);
     for (backup, at) in &earlier {
         comes_back(&walkeep, &cluster, backup, &["--target", "immediate"], at);
     }

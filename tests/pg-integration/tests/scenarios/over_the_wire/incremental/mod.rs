@@ -68,14 +68,15 @@ fn everything(walkeep: &Walkeep, why: &str) -> Value {
     backup
 }
 
-/// The newest backup, restored to the server's present, is what the server is.
+/// The newest backup, restored to its own end, is what the server is; nothing was written since. What replay adds is no
+/// help: to compare, the server's rows are read, and for the hints that reading sets it logs whole pages.
 #[track_caller]
 fn the_newest_comes_back(walkeep: &Walkeep, cluster: &Cluster) {
     let expected = Digest::of(cluster);
     cluster.archive_everything();
     walkeep.verify();
     let newest = walkeep.backups().pop().expect("there is one");
-    comes_back(walkeep, cluster, &newest, &[], &expected);
+    comes_back(walkeep, cluster, &newest, &["--target", "immediate"], &expected);
 }
 
 /// Nothing changed, next to nothing is sent and stored; and what is sent grows with what changed.
@@ -100,7 +101,7 @@ fn an_unchanged_cluster_costs_next_to_nothing(major: MajorVersion) {
     let full = walkeep.backup(&[&WIRE[..], &["--full-read"]].concat());
     assert_eq!((&full["kind"], &full["parent"]), (&"full_read".into(), &Value::Null), "{full}");
     the_newest_comes_back(&walkeep, &cluster);
-    comes_back(&walkeep, &cluster, &fourth, &[], &Digest::of(&cluster));
+    comes_back(&walkeep, &cluster, &fourth, &["--target", "immediate"], &Digest::of(&cluster));
 }
 scenario!([V17, V18], an_unchanged_cluster_costs_next_to_nothing);
 
