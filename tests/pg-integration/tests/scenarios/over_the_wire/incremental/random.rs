@@ -35,8 +35,11 @@ fn any_history_comes_back(major: MajorVersion) {
         let load = rng.random_bool(0.5).then(|| pgbench_load(&cluster, Seed::fixed(round)));
         let (backup, output) = take(&walkeep);
         drop(load);
-        assert_eq!(backup["kind"], "incremental", "round {round}: {output}");
-        assert!(!output.stderr.contains(EVERYTHING), "round {round}: {output}");
+        // A truncation that is not summarised yet, and a checkpoint behind it: the one thing here that needs everything.
+        let is_cut = output.stderr.contains("was truncated while the backup began");
+        let expected = if is_cut { "scan" } else { "incremental" };
+        assert_eq!(backup["kind"], expected, "round {round}: {output}");
+        assert_eq!(output.stderr.contains(EVERYTHING), is_cut, "round {round}: {output}");
         let marker = create_marker(&cluster, &format!("behind round {round}"));
         let expected = Digest::of(&cluster);
         cluster.archive_everything();

@@ -110,6 +110,7 @@ fn rows_behind_a_cut_are_kept(major: MajorVersion) {
         cluster.sql(&format!("update {table} set filler = 'y' where i > 9000000 and i % 50 = 0"));
         cluster.sql("checkpoint");
     }
+    wait_summarised(&cluster);
     incremental(&walkeep, &first);
     the_newest_comes_back(&walkeep, &cluster);
     for table in &tables[..3] {
@@ -160,7 +161,7 @@ fn a_cut_reaches_over_files(major: MajorVersion) {
         cut(&cluster, "t", kept);
         cluster.sql("checkpoint");
         append(&cluster, "t", 1100);
-        cluster.sql("checkpoint");
+        wait_summarised(&cluster);
         let second = incremental(&walkeep, &first);
         let expected = Digest::of(&cluster);
         append(&cluster, "t", rows - kept);
