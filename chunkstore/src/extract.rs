@@ -132,6 +132,11 @@ pub struct ReadJob {
 }
 
 impl ReadJob {
+    /// The pack that is read.
+    pub const fn pack(&self) -> PackId {
+        self.pack
+    }
+
     /// Bytes that [`ReadJob::fetch`] takes into memory: at most 8 MiB, or one frame.
     pub fn stored_bytes(&self) -> u64 {
         self.range.end.saturating_sub(self.range.start)

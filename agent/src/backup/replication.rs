@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use jiff::Timestamp;
-use walkeep_chunkstore::index::ChunkIndex;
+use walkeep_chunkstore::index::{ChunkIndex, Suspects};
 use walkeep_chunkstore::node::NodeStore;
 use walkeep_chunkstore::repository::{BackupKind, ClusterIdentity, PageError, Tablespace};
 use walkeep_proto::backup_label::{BackupFrom, BackupLabel, without_incremental};
@@ -81,6 +81,9 @@ impl<'a> Wire<'a> {
         // While the archiver works on the probe.
         let (index, nodes) = (job.index()?, job.nodes());
         let parents = ParentIndex::new(&nodes, job.parent);
+        if !parents.is_whole() {
+            index.distrust(Suspects::Nodes);
+        }
         Ok(Self { job, server, conninfo, probe, index, nodes, parents })
     }
 

@@ -80,6 +80,24 @@ impl PackRow {
     }
 }
 
+/// Packs that are found wanting.
+#[derive(Clone, Copy, Debug)]
+pub enum Suspects {
+    /// All packs of nodes: where one cannot be read, others were never looked at, and together they are small.
+    Nodes,
+    /// One pack.
+    Pack(PackId),
+}
+
+impl Suspects {
+    fn contains(self, pack: &PackRow) -> bool {
+        match self {
+            Self::Nodes => pack.kind == PackKind::Nodes,
+            Self::Pack(id) => pack.id == id,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Packs {
     rows: Vec<PackRow>,
@@ -172,6 +190,16 @@ impl ChunkIndex {
     /// Whether the pack was there when the repository was last listed, or was added since.
     pub fn has_pack(&self, id: &PackId) -> bool {
         self.packs.read().get(id).is_some_and(|pack| pack.present)
+    }
+
+    /// From now on, and until the index is opened again, nothing is found in these packs: one of them was damaged or gone when
+    /// it was read. What they hold is stored anew.
+    pub fn distrust(&self, suspects: Suspects) {
+        for pack in &mut self.packs.write().rows {
+            if suspects.contains(pack) {
+                pack.present = false;
+            }
+        }
     }
 
     /// The length a pack had when it was taken in.

@@ -8,6 +8,6 @@
 mod database;
 mod object;
 
-pub use database::{ChunkIndex, RebuildReport};
+pub use database::{ChunkIndex, RebuildReport, Suspects};
 pub(crate) use object::{FrameChunk, PackTable, find_in_objects};
 pub use object::{IndexedPack, PackKind, read_index_object, read_pack_table, write_index_object};

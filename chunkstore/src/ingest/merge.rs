@@ -8,6 +8,7 @@ use super::pages::PageRegion;
 use super::worker::IngestWorker;
 use crate::error::{Error, Result};
 use crate::extract::{JobReader, ReadPlan};
+use crate::index::Suspects;
 use crate::node::{PageMap, PageSource, StoredPageMap};
 
 /// Unneeded bytes between two frames of the parent that are read along: about what a request costs.
@@ -150,7 +151,13 @@ impl IngestWorker {
                 visit(piece.file, content);
                 Ok(())
             });
-            read.map_err(Error::of_parent)?;
+            if let Err(error) = read {
+                let error = error.of_parent();
+                if matches!(error, Error::UnusableParent { .. }) {
+                    self.shared.index.distrust(Suspects::Pack(job.pack()));
+                }
+                return Err(error);
+            }
         }
         self.reader = Some(reader);
         if visited != pages.len() {

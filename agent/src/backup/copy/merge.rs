@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use walkeep_chunkstore::Error;
+use walkeep_chunkstore::index::Suspects;
 use walkeep_chunkstore::ingest::{ChangedPages, FileHead, FileSum, IngestWorker, KnownRegion, RegionSum, extended_sum};
 use walkeep_chunkstore::node::{NodeRef, REGION};
 use walkeep_proto::identity::BlockNumber;
@@ -138,7 +140,11 @@ impl MergeTask {
 
     fn store(&self, worker: &mut IngestWorker, shared: &Shared<'_>) -> Result<()> {
         let parent = self.parent.map(|node| shared.nodes.page_map(&node)).transpose();
-        let parent = parent.map_err(walkeep_chunkstore::Error::of_parent)?;
+        let parent = parent.map_err(Error::of_parent).inspect_err(|error| {
+            if matches!(error, Error::UnusableParent { .. }) {
+                shared.index.distrust(Suspects::Nodes);
+            }
+        })?;
         let Self { parent_length, kept, length, sum, .. } = *self;
         let known = KnownRegion { parent, parent_length, kept, length, sum };
         let bytes = self.content.as_ref().map_or(&[][..], |buffer| &buffer.bytes);

@@ -80,6 +80,7 @@ pub struct Copied {
 struct Shared<'a> {
     options: CopyOptions,
     nodes: &'a NodeStore,
+    index: Arc<ChunkIndex>,
     read_bytes: AtomicU64,
     rates: Rates,
     suspects: Mutex<Suspects>,
@@ -187,10 +188,11 @@ pub fn run<F: Feeder>(
         workers: options.jobs,
         order: F::ORDER,
     };
-    let ingest = Ingest::start(Arc::clone(target.repository), target.index, ingest_options)?;
+    let ingest = Ingest::start(Arc::clone(target.repository), Arc::clone(&target.index), ingest_options)?;
     let shared = Shared {
         options,
         nodes: target.nodes,
+        index: Arc::clone(&target.index),
         read_bytes: AtomicU64::new(0),
         rates: watch.rates.clone(),
         suspects: Mutex::default(),

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
 use crossbeam_channel::Sender;
+use walkeep_chunkstore::index::Suspects;
 use walkeep_chunkstore::ingest::{IngestWorker, PageRegion};
 use walkeep_chunkstore::node::{NodeRef, REGION};
 
@@ -157,6 +158,7 @@ impl Task {
             Ok(map) => Some(map),
             Err(error) => {
                 tracing::warn!("the parent's map of '{}' is passed over: {error}", self.display_path());
+                shared.index.distrust(Suspects::Nodes);
                 None
             }
         });
