@@ -81,7 +81,8 @@ pub fn is_full_run() -> bool {
 /// Turns a scenario, a `fn name(major: MajorVersion)` in the same module, into tests `name::v13` … `name::v18`.
 ///
 /// `scenario!(per_major, name)` makes one for each supported major; `scenario!([V13, V18], name)` for the majors
-/// named, where the subject does not differ between them.
+/// named, where the subject does not differ between them. `scenario!([V13, V18], full [V14, V15, V16, V17], name)` also
+/// makes `v14_full` and so on, which only `scripts/test --full` runs.
 #[macro_export]
 macro_rules! scenario {
     (per_major, $name:ident) => {
@@ -99,6 +100,18 @@ macro_rules! scenario {
             $($crate::scenario!(@one $name, $major);)+
         }
     };
+    ([$($major:ident),+ $(,)?], full [$($other:ident),+ $(,)?], $name:ident) => {
+        mod $name {
+            $($crate::scenario!(@one $name, $major);)+
+            $($crate::scenario!(@full $name, $other);)+
+        }
+    };
+    (@full $name:ident, V13) => { $crate::scenario!(@test $name, v13_full, V13); };
+    (@full $name:ident, V14) => { $crate::scenario!(@test $name, v14_full, V14); };
+    (@full $name:ident, V15) => { $crate::scenario!(@test $name, v15_full, V15); };
+    (@full $name:ident, V16) => { $crate::scenario!(@test $name, v16_full, V16); };
+    (@full $name:ident, V17) => { $crate::scenario!(@test $name, v17_full, V17); };
+    (@full $name:ident, V18) => { $crate::scenario!(@test $name, v18_full, V18); };
     (@one $name:ident, V13) => { $crate::scenario!(@test $name, v13, V13); };
     (@one $name:ident, V14) => { $crate::scenario!(@test $name, v14, V14); };
     (@one $name:ident, V15) => { $crate::scenario!(@test $name, v15, V15); };

@@ -114,7 +114,7 @@ fn refuses_a_pooler(major: MajorVersion) {
     fails(&walkeep, 1, &["pooler", "connect to the server directly"]);
     walkeep.run(&["check"]).expect_code(10).assert_says("pooler");
 }
-scenario!([V13, V18], refuses_a_pooler);
+scenario!([V13, V18], full [V14, V15, V16, V17], refuses_a_pooler);
 
 fn notices_that_its_session_was_ended(major: MajorVersion) {
     let (cluster, walkeep) = small(major);
@@ -130,7 +130,7 @@ fn notices_that_its_session_was_ended(major: MajorVersion) {
     walkeep.backup(&[]);
     walkeep.verify();
 }
-scenario!([V13, V15, V18], notices_that_its_session_was_ended);
+scenario!([V13, V15, V18], full [V14, V16, V17], notices_that_its_session_was_ended);
 
 fn proves_archiving_before_it_copies(major: MajorVersion) {
     let (mut cluster, walkeep) = small(major);
@@ -147,7 +147,7 @@ fn proves_archiving_before_it_copies(major: MajorVersion) {
     walkeep.archive_from(&cluster);
     walkeep.backup(&[]);
 }
-scenario!([V13, V18], proves_archiving_before_it_copies);
+scenario!([V13, V18], full [V14, V15, V16, V17], proves_archiving_before_it_copies);
 
 fn refuses_a_server_on_another_directory(major: MajorVersion) {
     let (mut cluster, walkeep) = small(major);
@@ -196,7 +196,7 @@ fn one_at_a_time(major: MajorVersion) {
     assert!(objects(walkeep.repository_dir(), ObjectKind::Leases).is_empty());
     walkeep.verify();
 }
-scenario!([V13, V18], one_at_a_time);
+scenario!([V13, V18], full [V14, V15, V16, V17], one_at_a_time);
 
 fn names_what_it_cannot_read(major: MajorVersion) {
     let (cluster, walkeep) = small(major);
@@ -214,12 +214,12 @@ fn names_what_it_cannot_read(major: MajorVersion) {
     walkeep.backup(&[]);
     walkeep.verify();
 }
-scenario!([V13, V18], names_what_it_cannot_read);
+scenario!([V13, V18], full [V14, V15, V16, V17], names_what_it_cannot_read);
 
 fn survives_files_that_vanish_shrink_and_grow(major: MajorVersion) {
     survives_thrashing(major, "local");
 }
-scenario!([V13, V18], survives_files_that_vanish_shrink_and_grow);
+scenario!([V13, V18], full [V14, V15, V16, V17], survives_files_that_vanish_shrink_and_grow);
 
 /// Tables come, go, shrink and grow under the copy, and so do files that are none of PostgreSQL's.
 pub fn survives_thrashing(major: MajorVersion, source: &str) {
@@ -332,7 +332,7 @@ fn names_a_damaged_page(major: MajorVersion) {
     cluster.sql("checkpoint");
     assert_eq!(walkeep.backup(&[])["status"], "ok");
 }
-scenario!([V13, V17, V18], names_a_damaged_page);
+scenario!([V13, V17, V18], full [V14, V15, V16], names_a_damaged_page);
 
 fn fails_with_a_repository_that_takes_nothing(major: MajorVersion) {
     let disk = SmallDisk::mount(64 << 20);

@@ -115,7 +115,7 @@ fn a_linked_pg_wal_becomes_a_plain_one(major: MajorVersion) {
     expected.assert_recovered(&Digest::of(&restored));
     amcheck(&restored);
 }
-scenario!([V13, V16, V18], a_linked_pg_wal_becomes_a_plain_one);
+scenario!([V13, V16, V18], full [V14, V15, V17], a_linked_pg_wal_becomes_a_plain_one);
 
 fn tablespaces_go_where_they_are_told(major: MajorVersion) {
     let mut cluster = Cluster::options(major).wal_segment_mb(1).create();

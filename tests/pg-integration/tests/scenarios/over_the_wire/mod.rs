@@ -212,7 +212,7 @@ fn needs_no_data_directory(major: MajorVersion) {
     let restored = walkeep.restore().promoted();
     expected.assert_recovered(&Digest::of(&restored));
 }
-scenario!([V13, V15, V18], needs_no_data_directory);
+scenario!([V13, V15, V18], full [V14, V16, V17], needs_no_data_directory);
 
 /// The commands for base backups that the server has logged.
 fn commands(cluster: &Cluster) -> Vec<String> {
@@ -235,4 +235,4 @@ fn the_server_is_told_how(major: MajorVersion) {
     assert!(if old { !spread.contains(" FAST") } else { spread.contains(new) }, "{spread}");
     assert!(if old { fast.contains(" FAST") } else { fast.contains("CHECKPOINT 'fast'") }, "{fast}");
 }
-scenario!([V14, V18], the_server_is_told_how);
+scenario!([V14, V18], full [V13, V15, V16, V17], the_server_is_told_how);

@@ -79,7 +79,7 @@ fn an_idle_primary_is_no_obstacle(major: MajorVersion) {
     let restored = walkeep.restore().args(&["--target", "immediate"]).promoted();
     expected.assert_recovered(&Digest::of(&restored));
 }
-scenario!([V13, V17], an_idle_primary_is_no_obstacle);
+scenario!([V13, V17], full [V14, V15, V16, V18], an_idle_primary_is_no_obstacle);
 
 /// Whoever backs up a standby learns before the copy that its primary does not archive.
 fn a_primary_that_does_not_archive_is_told_at_once(major: MajorVersion) {
@@ -97,7 +97,7 @@ fn a_primary_that_does_not_archive_is_told_at_once(major: MajorVersion) {
         fails_with(&walkeep, &["--source", source], 1, &says);
     }
 }
-scenario!([V13, V18], a_primary_that_does_not_archive_is_told_at_once);
+scenario!([V13, V18], full [V14, V15, V16, V17], a_primary_that_does_not_archive_is_told_at_once);
 
 /// A standby that becomes a primary in the middle: nothing is listed, and the next backup is one of a primary.
 fn a_promotion_ends_the_backup(major: MajorVersion) {
@@ -118,4 +118,4 @@ fn a_promotion_ends_the_backup(major: MajorVersion) {
         walkeep.verify();
     }
 }
-scenario!([V13, V15, V18], a_promotion_ends_the_backup);
+scenario!([V13, V15, V18], full [V14, V16, V17], a_promotion_ends_the_backup);

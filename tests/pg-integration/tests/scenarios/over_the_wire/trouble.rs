@@ -35,12 +35,12 @@ fn a_page_of_the_future_is_damage(major: MajorVersion) {
     output.assert_says("1 damaged pages");
     output.assert_says(&format!("'{relative}' block 5:"));
 }
-scenario!([V13, V18], a_page_of_the_future_is_damage);
+scenario!([V13, V18], full [V14, V15, V16, V17], a_page_of_the_future_is_damage);
 
 fn survives_what_vanishes_shrinks_and_grows(major: MajorVersion) {
     survives_thrashing(major, "replication");
 }
-scenario!([V13, V15, V18], survives_what_vanishes_shrinks_and_grows);
+scenario!([V13, V15, V18], full [V14, V16, V17], survives_what_vanishes_shrinks_and_grows);
 
 /// The server goes away, or ends the session, in the middle of the data.
 fn a_lost_connection_leaves_nothing(major: MajorVersion) {
@@ -59,7 +59,7 @@ fn a_lost_connection_leaves_nothing(major: MajorVersion) {
     walkeep.backup(&WIRE);
     walkeep.verify();
 }
-scenario!([V13, V16, V18], a_lost_connection_leaves_nothing);
+scenario!([V13, V16, V18], full [V14, V15, V17], a_lost_connection_leaves_nothing);
 
 /// Whatever is missing is said before anything is copied.
 fn what_is_missing_is_told(major: MajorVersion) {
@@ -80,7 +80,7 @@ fn what_is_missing_is_told(major: MajorVersion) {
     walkeep.configure("cluster", "conninfo", cluster.conninfo());
     walkeep.backup(&WIRE);
 }
-scenario!([V13, V17], what_is_missing_is_told);
+scenario!([V13, V17], full [V14, V15, V16, V18], what_is_missing_is_told);
 
 /// A name that tar cannot hold is the server's own error; the backup from the files takes it.
 fn a_name_too_long_for_the_server_is_told(major: MajorVersion) {
@@ -94,7 +94,7 @@ fn a_name_too_long_for_the_server_is_told(major: MajorVersion) {
     std::os::unix::fs::symlink("postgresql.conf", cluster.data().join("link")).expect("links can be made");
     walkeep.run(&["backup", "--source", "replication"]).ok().assert_says("skipping special file");
 }
-scenario!([V13, V18], a_name_too_long_for_the_server_is_told);
+scenario!([V13, V18], full [V14, V15, V16, V17], a_name_too_long_for_the_server_is_told);
 
 /// Tablespaces and databases come and go while the server sends; names that are no UTF-8 are names all the same.
 fn tablespaces_come_and_go(major: MajorVersion) {
@@ -133,4 +133,4 @@ fn tablespaces_come_and_go(major: MajorVersion) {
     let odd = restored.data().join(std::ffi::OsStr::from_bytes(b"odd\xFFname"));
     assert_eq!(std::fs::read(odd).expect("it came back"), b"bytes");
 }
-scenario!([V14, V18], tablespaces_come_and_go);
+scenario!([V14, V18], full [V13, V15, V16, V17], tablespaces_come_and_go);
