@@ -1,13 +1,15 @@
 //! A base backup from the files of this host: `check → start → copy → stop`.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
+use walkeep_proto::replication::base_backup::BackupPosition;
 use walkeep_proto::segment::WalFileName;
 
 use super::copy::{self, FileFeeder, Target, Watch};
 use super::local_source::{LocalSource, read_control_file};
-use super::parent::ParentFiles;
+use super::parent::{self, ParentFiles};
 use super::session::StoppedBackup;
 use super::{Job, Settled, session, wal_proof};
 
@@ -21,14 +23,19 @@ pub(super) fn copy(job: &Job<'_>, watch: &mut Watch<'_, '_>) -> Result<Settled> 
     source.refresh_tablespaces()?;
     // While the archiver works on the probe.
     let (index, nodes) = (job.index()?, job.nodes());
-    job.wait_for_probe(probe, running.start_lsn, watch.keeper)?;
+    // The restartpoint that a standby's backup starts at is on the control file's timeline.
+    let start = BackupPosition { lsn: running.start_lsn, timeline: source.control.timeline };
+    job.wait_for_probe(probe, start, watch.keeper)?;
 
     watch.keeper.check()?;
-    let parents = ParentFiles::new(nodes.clone(), job.parent);
-    let mut feeder = FileFeeder::plan(&source, parents)?;
-    let target = Target { repository: &job.context.repository, index, nodes: &nodes };
+    parent::check_lists(&nodes, job.parent, &index);
     let options = job.copy_options(source.control.data_checksums());
-    let copied = copy::run(&mut feeder, options, target, watch)?;
+    let copied = copy::with_trust(&index, || {
+        let parents = ParentFiles::new(nodes.clone(), job.parent);
+        let mut feeder = FileFeeder::plan(&source, parents)?;
+        let target = Target { repository: &job.context.repository, index: Arc::clone(&index), nodes: &nodes };
+        copy::run(&mut feeder, options, target, watch)
+    })?;
 
     let stopped = running.stop(job.session)?;
     source.check_map(&stopped.tablespace_map)?;

@@ -34,8 +34,7 @@ use walkeep_chunkstore::repository::{
     Tablespace,
 };
 use walkeep_chunkstore::wal::WalArchive;
-use walkeep_proto::lsn::Lsn;
-use walkeep_proto::replication::base_backup::Checkpoint;
+use walkeep_proto::replication::base_backup::{BackupPosition, Checkpoint};
 use walkeep_proto::segment::WalFileName;
 
 use crate::context::Context;
@@ -178,9 +177,15 @@ impl Job<'_> {
     }
 
     /// Waits for the proof that archiving works. On a standby it is the segment that the backup starts in.
-    fn wait_for_probe(&self, probe: Option<WalFileName>, start: Lsn, keeper: &LeaseKeeper<'_>) -> Result<()> {
+    fn wait_for_probe(
+        &self,
+        probe: Option<WalFileName>,
+        start: BackupPosition,
+        keeper: &LeaseKeeper<'_>,
+    ) -> Result<()> {
         let size = self.identity.wal_segment_size;
-        let closed = if self.is_standby { wal_proof::closed_by_primary(self.session, start, size)? } else { None };
+        let closed = || wal_proof::closed_by_primary(self.session, start.lsn, start.timeline, size);
+        let closed = if self.is_standby { closed()? } else { None };
         let Some(probe) = probe.or(closed) else { return Ok(()) };
         wal_proof::wait_for_probe(&self.archive, keeper, probe, self.context.config.archive_timeout())
     }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use jiff::Timestamp;
+use walkeep_chunkstore::Error;
+use walkeep_chunkstore::index::{ChunkIndex, Suspects};
 use walkeep_chunkstore::node::{FileContent, FileEntry, NodeRef, NodeStore};
 use walkeep_chunkstore::repository::{BackupManifest, ClusterIdentity};
 
@@ -76,6 +78,20 @@ impl ParentFiles {
             }
         }
     }
+}
+
+/// Has the index distrust the repository's nodes if a list of `parent` is damaged or gone: before anything is stored, so that
+/// nothing refers to them.
+pub fn check_lists(nodes: &NodeStore, parent: Option<&BackupManifest>, index: &ChunkIndex) {
+    let is_damaged = |list| nodes.file_list(list).is_err_and(is_damage);
+    if parent.into_iter().flat_map(|parent| &parent.file_lists).any(is_damaged) {
+        index.distrust(Suspects::Nodes);
+    }
+}
+
+/// Whether an object is damaged or gone, and not only out of reach.
+pub fn is_damage(error: Error) -> bool {
+    matches!(error.of_parent(), Error::UnusableParent { .. })
 }
 
 /// A parent's files for whoever asks for them in no order: all of them in memory, some 150 bytes each.

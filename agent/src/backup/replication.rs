@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use jiff::Timestamp;
-use walkeep_chunkstore::index::{ChunkIndex, Suspects};
+use walkeep_chunkstore::index::ChunkIndex;
 use walkeep_chunkstore::node::NodeStore;
 use walkeep_chunkstore::repository::{BackupKind, ClusterIdentity, PageError, Tablespace};
 use walkeep_proto::backup_label::{BackupFrom, BackupLabel, without_incremental};
@@ -22,7 +22,7 @@ use super::incoming::{Begun, Incoming, Wanted};
 use super::incremental::{self, Base, Merger, NotIncremental};
 use super::local_source::check_cluster;
 use super::page_check::PageErrors;
-use super::parent::ParentIndex;
+use super::parent::{self, ParentIndex};
 use super::session::StoppedBackup;
 use super::{Job, LeaseKeeper, Settled, wal_proof};
 use crate::postgres::Session;
@@ -80,16 +80,16 @@ impl<'a> Wire<'a> {
         let probe = job.probe()?;
         // While the archiver works on the probe.
         let (index, nodes) = (job.index()?, job.nodes());
+        parent::check_lists(&nodes, job.parent, &index);
         let parents = ParentIndex::new(&nodes, job.parent);
-        if !parents.is_whole() {
-            index.distrust(Suspects::Nodes);
-        }
         Ok(Self { job, server, conninfo, probe, index, nodes, parents })
     }
 
     fn copy_everything(&self, watch: &mut Watch<'_, '_>) -> Result<Settled> {
-        let (incoming, begun) = self.start(None, watch.keeper)?;
-        self.receive(incoming, begun, None, watch)
+        copy::with_trust(&self.index, || {
+            let (incoming, begun) = self.start(None, watch.keeper)?;
+            self.receive(incoming, begun, None, watch)
+        })
     }
 
     fn copy_changes(&self, base: Base<'_>, watch: &mut Watch<'_, '_>) -> Result<Settled> {
@@ -113,7 +113,7 @@ impl<'a> Wire<'a> {
     ) -> Result<Settled> {
         let Self { job, server, .. } = self;
         // The server waits when a little has come.
-        job.wait_for_probe(self.probe, begun.start.lsn, watch.keeper)?;
+        job.wait_for_probe(self.probe, begun.start, watch.keeper)?;
         watch.keeper.check()?;
         let kind = if merger.is_some() { BackupKind::Incremental } else { job.reading_kind() };
         let tablespaces: Vec<Tablespace> = begun.tablespaces.iter().filter_map(tablespace).collect();

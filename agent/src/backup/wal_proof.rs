@@ -83,11 +83,17 @@ pub fn wait_for_probe(
 }
 
 /// The segment that a standby's backup starts in, if its primary has closed it: it must be archived, or on its way.
-pub fn closed_by_primary(session: &Session, start: Lsn, size: WalSegmentSize) -> Result<Option<WalFileName>> {
-    // The backup starts where the last restartpoint says, and on its timeline.
-    let row = session.row("SELECT timeline_id, pg_last_wal_replay_lsn() FROM pg_control_checkpoint()")?;
-    let [timeline, replayed] = row.as_slice() else { anyhow::bail!("{} columns came, expected 2", row.len()) };
-    let timeline = timeline.parse().context("unable to understand the standby's timeline")?;
+pub fn closed_by_primary(
+    session: &Session,
+    start: Lsn,
+    timeline: TimelineId,
+    size: WalSegmentSize,
+) -> Result<Option<WalFileName>> {
+    // Nothing where it has just been promoted: that is told at the end.
+    let replayed = session.value("SELECT pg_last_wal_replay_lsn()")?;
+    if replayed.is_empty() {
+        return Ok(None);
+    }
     let replayed: Lsn = replayed.parse().context("unable to understand the standby's position")?;
     let number = size.segment_at(start);
     let is_closed = number < size.segment_at(replayed);
@@ -135,7 +141,7 @@ fn wait_for(
         return Ok(());
     }
     let session = keeper.session;
-    let mut archived = last_archived(session)?;
+    let mut archived = last_archived(session, archive)?;
     let mut moved = Instant::now();
     let is_remote = archive.repository().storage().parallel_reads() > 1;
     let mut pause = if is_remote { POLL * 10 } else { POLL };
@@ -143,7 +149,7 @@ fn wait_for(
         keeper.check()?;
         let waited = moved.elapsed();
         if waited >= limit {
-            let last = last_archived(session)?;
+            let last = last_archived(session, archive)?;
             if last == archived {
                 let detail = archiver_report(session, is_closed).unwrap_or_default();
                 return Err(NotArchived { segment: file.to_string(), waited, detail }.into());
@@ -159,8 +165,12 @@ fn wait_for(
     Ok(())
 }
 
-/// The file that the archiver stored last; empty before its first.
-fn last_archived(session: &Session) -> Result<String> {
+/// The file that the archiver stored last; empty before its first. A standby knows nothing of its primary's: there it is how
+/// many objects the archive has.
+fn last_archived(session: &Session, archive: &WalArchive) -> Result<String> {
+    if session.value("SELECT pg_is_in_recovery()")? == "t" {
+        return Ok(archive.repository().storage().list(&archive.layout().wal())?.len().to_string());
+    }
     session.value("SELECT coalesce(last_archived_wal, '') FROM pg_stat_archiver")
 }
 

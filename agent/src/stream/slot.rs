@@ -146,9 +146,11 @@ impl SlotKeeper<'_> {
             Some(slot) => slot,
             None => self.create(session)?,
         };
-        let archived = self.shared.status().archived_lsn;
-        if slot.restart_lsn.is_some_and(|restart| restart < archived) {
-            self.advance(session, archived)?;
+        // Without a stream, what is known of the repository may be of another server's WAL: one that was restored, or that
+        // took over and lacks some, begins again before that position, and must keep what it begins with.
+        let status = self.shared.status();
+        if status.streaming && slot.restart_lsn.is_some_and(|restart| restart < status.archived_lsn) {
+            self.advance(session, status.archived_lsn)?;
             slot = self.read(session)?.unwrap_or(slot);
         }
         self.shared.update(|status| status.slot = slot);

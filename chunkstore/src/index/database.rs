@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, IteratorMode, Options, WriteBatch};
@@ -55,6 +56,8 @@ struct PackRow {
     length: u64,
     /// Whether the latest listing has it, with that length.
     present: bool,
+    /// Not found wanting in this run.
+    trusted: bool,
 }
 
 /// Bytes of a pack's row.
@@ -75,7 +78,8 @@ impl PackRow {
         let value: &[u8; PACK_ROW] = value.try_into().ok()?;
         let [a, b, c, d, kind, indexed, length @ ..] = *value;
         let kind = if kind == 1 { PackKind::Nodes } else { PackKind::Data };
-        let row = Self { id, kind, indexed: indexed == 1, length: u64::from_le_bytes(length), present: false };
+        let row =
+            Self { id, kind, indexed: indexed == 1, length: u64::from_le_bytes(length), present: false, trusted: true };
         Some((u32::from_le_bytes([a, b, c, d]), row))
     }
 }
@@ -117,6 +121,7 @@ pub struct ChunkIndex {
     packs: RwLock<Packs>,
     /// Packs that no index object names; the next index object must.
     orphans: parking_lot::Mutex<Vec<IndexedPack>>,
+    distrusted: AtomicU64,
 }
 
 impl ChunkIndex {
@@ -157,8 +162,13 @@ impl ChunkIndex {
     }
 
     fn with(database: DB, path: &Path) -> Result<Self> {
-        let index =
-            Self { database, path: path.to_owned(), packs: RwLock::default(), orphans: parking_lot::Mutex::default() };
+        let index = Self {
+            database,
+            path: path.to_owned(),
+            packs: RwLock::default(),
+            orphans: parking_lot::Mutex::default(),
+            distrusted: AtomicU64::default(),
+        };
         if index.load_packs()? {
             Ok(index)
         } else {
@@ -182,24 +192,39 @@ impl ChunkIndex {
         let Ok(row) = <[u8; ROW]>::try_from(&row[..]) else { return Ok(None) };
         let number = |at: usize| u32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]]);
         let packs = self.packs.read();
-        let Some(pack) = packs.rows.get(number(0) as usize).filter(|pack| pack.present) else { return Ok(None) };
+        let Some(pack) = packs.rows.get(number(0) as usize).filter(|pack| pack.present && pack.trusted) else {
+            return Ok(None);
+        };
         let frame = FramePosition { offset: u64::from(number(4)), length: number(8) };
         Ok(Some(Location { pack: pack.id, frame, offset: number(12), length: number(16) }))
     }
 
     /// Whether the pack was there when the repository was last listed, or was added since.
     pub fn has_pack(&self, id: &PackId) -> bool {
-        self.packs.read().get(id).is_some_and(|pack| pack.present)
+        // Nodes are read before they are used, data is not.
+        let is_good = |pack: &PackRow| pack.present && (pack.trusted || pack.kind == PackKind::Nodes);
+        self.packs.read().get(id).is_some_and(is_good)
     }
 
-    /// From now on, and until the index is opened again, nothing is found in these packs: one of them was damaged or gone when
-    /// it was read. What they hold is stored anew.
+    /// From now on, and until the index is opened again, nothing is [found](ChunkIndex::find) in these packs: one of them was
+    /// damaged or gone when it was read. What they hold is stored anew. What was read and found good may still be used.
     pub fn distrust(&self, suspects: Suspects) {
         for pack in &mut self.packs.write().rows {
-            if suspects.contains(pack) {
-                pack.present = false;
+            if suspects.contains(pack) && pack.trusted {
+                pack.trusted = false;
+                self.distrusted.fetch_add(1, Ordering::SeqCst);
             }
         }
+    }
+
+    /// How many packs have been distrusted: what was found before that may be in one of them.
+    pub fn distrusted(&self) -> u64 {
+        self.distrusted.load(Ordering::SeqCst)
+    }
+
+    /// Whether a pack of this name is distrusted.
+    pub fn is_distrusted(&self, id: &PackId) -> bool {
+        self.packs.read().get(id).is_some_and(|pack| !pack.trusted)
     }
 
     /// The length a pack had when it was taken in.
@@ -209,8 +234,14 @@ impl ChunkIndex {
 
     /// Takes in a pack that is durable in the repository, in one atomic step.
     pub fn insert(&self, pack: &IndexedPack, in_index_object: bool) -> Result<()> {
-        let row =
-            PackRow { id: pack.id, kind: pack.kind, indexed: in_index_object, length: pack.length, present: true };
+        let row = PackRow {
+            id: pack.id,
+            kind: pack.kind,
+            indexed: in_index_object,
+            length: pack.length,
+            present: true,
+            trusted: true,
+        };
         let mut packs = self.packs.write();
         let number = match packs.numbers.get(&pack.id) {
             Some(number) => *number,

@@ -98,6 +98,10 @@ impl PackStream {
         let Some(SealingPack { thread, table, slots }) = self.sealing.take() else { return Ok(None) };
         let died = || Err(Error::Invalid("the sealing thread died".to_owned()));
         let finished = thread.join().unwrap_or_else(|_| died())?;
+        if finished.put == Put::AlreadyExists && self.shared.index.is_distrusted(&finished.hash) {
+            let problem = "it cannot be read, and has the name of what is to be stored: move it away, and run again";
+            return Err(Error::damaged(self.kind.key(finished.hash)?, problem));
+        }
         let pack = IndexedPack { id: finished.hash, kind: self.kind, length: finished.length, table };
         self.shared.index.insert(&pack, false)?;
         if finished.put == Put::Created {

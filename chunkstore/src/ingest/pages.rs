@@ -203,6 +203,8 @@ impl PageRegion {
     pub fn finish(mut self, worker: &mut IngestWorker, place: (u64, u32), length: u64, crc32c: u32) -> Result<()> {
         self.cut(worker, 1)?;
         self.map.length = length;
+        // A map that was read is good; others in its pack may not be, and nothing new is to refer there.
+        self.map.base.take_if(|base| worker.shared.index.is_distrusted(&base.node.location.pack));
         let content = match &self.map.base {
             Some(base) if base.map.length() == length && self.is_unchanged() => {
                 let packs = base.map.packs().collect();

@@ -42,7 +42,8 @@ impl WalArchive {
         &self.repository
     }
 
-    pub(super) fn layout(&self) -> &ClusterLayout {
+    /// Where the cluster's objects are.
+    pub fn layout(&self) -> &ClusterLayout {
         &self.layout
     }
 

@@ -175,6 +175,18 @@ fn region_of(content: &FileContent, body: Body, region: u32) -> Option<NodeRef> 
     }
 }
 
+/// Copies a second time if nodes of an earlier backup turned out to be damaged in the midst of the first: what was found in
+/// their packs before may be damaged, too.
+pub fn with_trust<T>(index: &ChunkIndex, mut copy: impl FnMut() -> Result<T>) -> Result<T> {
+    let before = index.distrusted();
+    let copied = copy()?;
+    if index.distrusted() == before {
+        return Ok(copied);
+    }
+    tracing::warn!("the earlier backup is damaged: everything is copied once more, without what it has");
+    copy()
+}
+
 /// Copies everything that the feeder gives.
 pub fn run<F: Feeder>(
     feeder: &mut F,

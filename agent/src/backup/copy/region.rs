@@ -16,6 +16,7 @@ use walkeep_proto::identity::BlockNumber;
 
 use super::{BLOCK, Shared};
 use crate::backup::page_check::{CheckedFile, PageChecker};
+use crate::backup::parent::is_damage;
 use crate::backup::scan::PlannedKind;
 
 /// A region for a worker.
@@ -158,7 +159,9 @@ impl Task {
             Ok(map) => Some(map),
             Err(error) => {
                 tracing::warn!("the parent's map of '{}' is passed over: {error}", self.display_path());
-                shared.index.distrust(Suspects::Nodes);
+                if is_damage(error) {
+                    shared.index.distrust(Suspects::Nodes);
+                }
                 None
             }
         });

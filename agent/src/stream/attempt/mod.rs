@@ -31,7 +31,7 @@ use connecting::in_time;
 
 /// How long the slot is waited for, and how often it is looked for.
 const SLOT_PATIENCE: Duration = Duration::from_secs(10);
-/// The same where the last look at it failed.
+/// The same where the last look at it failed, or did not end.
 const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 const SLOT_LOOK: Duration = Duration::from_millis(20);
 /// Pause behind the end of a timeline.
@@ -97,8 +97,9 @@ impl Attempts<'_> {
             return;
         }
         let (begun, question) = (Instant::now(), self.shared.ask_for_slot());
-        // Where looking fails, it may hang: the stream's own attempt says more.
-        let patience = if self.shared.status().slot.error.is_some() { SHORT_PATIENCE } else { SLOT_PATIENCE };
+        // Where looking fails, or goes on since before, it may hang: the stream's own attempt says more.
+        let hangs = self.shared.status().slot.error.is_some() || !self.shared.is_slot_answered(question - 1);
+        let patience = if hangs { SHORT_PATIENCE } else { SLOT_PATIENCE };
         while !self.shared.is_slot_answered(question)
             && begun.elapsed() < patience
             && !self.shared.wait_for_stop(SLOT_LOOK)

@@ -1,8 +1,8 @@
 //! docs/base-backups.md and docs/cloudnativepg.md: an agent that has nothing of the server but a connection.
 
-use walkeep_pg_integration::documents::Host;
+use walkeep_pg_integration::documents::{Host, Page};
 use walkeep_pg_integration::wait::SOON;
-use walkeep_pg_integration::wait_until;
+use walkeep_pg_integration::{Cluster, MajorVersion, Walkeep, wait_until};
 
 use super::five_minutes::{a_table_is_lost, wait_reachable};
 
@@ -44,4 +44,17 @@ fn a_connection_is_enough() {
     ))
     .ok();
     host.run("sudo -u postgres psql -p 5433 -XqAt -c 'select count(*) from orders'").ok().assert_says("1000");
+}
+
+/// With the statements of docs/base-backups.md the second backup over the wire is of what has changed.
+#[test]
+fn the_server_names_what_has_changed() {
+    let cluster = Cluster::create(MajorVersion::V18);
+    let statements = Page::only("docs/base-backups.md", "sql", "Only what has changed");
+    statements.split_inclusive(';').filter(|sql| sql.ends_with(';')).for_each(|sql| cluster.sql(sql));
+    wait_until("the setting", SOON, || cluster.query_one::<String>("show summarize_wal") == "on");
+    let walkeep = Walkeep::set_up(&cluster);
+    walkeep.backup(&["--source", "replication"]);
+    let second = walkeep.backup(&["--source", "replication"]);
+    assert_eq!(second["kind"], "incremental", "{second}");
 }
