@@ -4,7 +4,7 @@
 //! and would let the server recycle WAL that the repository lacks. So the slot is advanced by SQL, to where whole segments
 //! are in the repository, and WAL is streamed without it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use walkeep_proto::identity::SystemIdentifier;
@@ -18,8 +18,6 @@ use crate::postgres::{Session, SqlError};
 
 /// How often the slot is looked at.
 const EVERY: Duration = Duration::from_secs(5);
-/// How often is looked whether somebody asks for it.
-const EVERY_QUESTION: Duration = Duration::from_millis(100);
 /// Class of the advisory lock of whoever looks after a slot, "walk" in ASCII; the lock's other half is the slot's name.
 const LOCK_CLASS: u32 = 0x7761_6C6B;
 /// SQLSTATE of an object that is being used (`ERRCODE_OBJECT_IN_USE`).
@@ -47,7 +45,6 @@ impl SlotKeeper<'_> {
         let (mut session, mut unconnected) = (None, None);
         self.shared.update(|status| status.slot.name = self.name.to_string());
         loop {
-            let question = self.shared.slot_question();
             let looked = self.connected(&mut session);
             let looked = looked.and_then(|session| self.look(session).map_err(Failure::Looking));
             if self.shared.is_stopped() {
@@ -57,22 +54,10 @@ impl SlotKeeper<'_> {
                 session = None;
                 self.learn(&failure, &mut unconnected);
             }
-            self.shared.answer_slot(question);
-            if self.wait() {
+            if self.shared.wait_for_stop(EVERY) {
                 return;
             }
         }
-    }
-
-    /// Waits until it is time for the next look, or somebody asks for one; true as soon as the end has come.
-    fn wait(&self) -> bool {
-        let begun = Instant::now();
-        while begun.elapsed() < EVERY && self.shared.is_slot_answered(self.shared.slot_question()) {
-            if self.shared.wait_for_stop(EVERY_QUESTION) {
-                return true;
-            }
-        }
-        self.shared.is_stopped()
     }
 
     /// Says what happened, unless it is what the stream says: it has its turn first, for it is what matters more.

@@ -153,14 +153,6 @@ struct State {
     stored: Positions,
     /// Something was completed or flushed since the storing thread looked.
     news: bool,
-    slot: SlotQuestions,
-}
-
-/// Who asks for a look at the slot counts on, and so does who has looked since.
-#[derive(Default)]
-struct SlotQuestions {
-    asked: u64,
-    answered: u64,
 }
 
 impl State {
@@ -332,28 +324,6 @@ impl Shared {
     pub(super) fn completed(&self) {
         self.state.lock().news = true;
         self.changed.notify_all();
-    }
-
-    /// Asks for a look at the slot; gives the question's number.
-    pub(super) fn ask_for_slot(&self) -> u64 {
-        let mut state = self.state.lock();
-        state.slot.asked += 1;
-        state.slot.asked
-    }
-
-    /// The newest question, for who begins to look.
-    pub(super) fn slot_question(&self) -> u64 {
-        self.state.lock().slot.asked
-    }
-
-    /// Who has looked, whatever came of it, answers what was asked before.
-    pub(super) fn answer_slot(&self, question: u64) {
-        self.state.lock().slot.answered = question;
-    }
-
-    /// Whether a look has begun and ended since this was asked.
-    pub(super) fn is_slot_answered(&self, question: u64) -> bool {
-        self.state.lock().slot.answered >= question
     }
 
     pub(super) fn is_stopped(&self) -> bool {

@@ -21,7 +21,7 @@ use super::error::Pauses;
 use super::receive::{Ended, Rhythm, receive};
 use super::record::Losses;
 use super::spool::{Aside, Spool};
-use super::status::{Beginning, Shared};
+use super::status::{Beginning, Shared, SlotStatus};
 use super::store::Store;
 use crate::config::StreamSettings;
 use crate::context::Context;
@@ -31,8 +31,6 @@ use connecting::in_time;
 
 /// How long the slot is waited for, and how often it is looked for.
 const SLOT_PATIENCE: Duration = Duration::from_secs(10);
-/// The same where the last look at it failed, or did not end.
-const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 const SLOT_LOOK: Duration = Duration::from_millis(20);
 /// Pause behind the end of a timeline.
 const TIMELINE_PAUSE: Duration = Duration::from_millis(200);
@@ -89,19 +87,14 @@ impl Attempts<'_> {
         }
     }
 
-    /// The slot comes first: what the stream starts with must not be removed meanwhile. It is looked at before every
-    /// connection, since the server may be another one now, restored and without a slot. One that cannot be had is told
+    /// The slot comes first: what the stream starts with must not be removed meanwhile. One that cannot be had is told
     /// elsewhere, and stops nothing.
     fn wait_for_slot(&self) {
-        if self.settings.slot.is_none() {
-            return;
-        }
-        let (begun, question) = (Instant::now(), self.shared.ask_for_slot());
-        // Where looking fails, or goes on since before, it may hang: the stream's own attempt says more.
-        let hangs = self.shared.status().slot.error.is_some() || !self.shared.is_slot_answered(question - 1);
-        let patience = if hangs { SHORT_PATIENCE } else { SLOT_PATIENCE };
-        while !self.shared.is_slot_answered(question)
-            && begun.elapsed() < patience
+        let begun = Instant::now();
+        let is_known = |slot: &SlotStatus| slot.restart_lsn.is_some() || slot.error.is_some();
+        while self.settings.slot.is_some()
+            && !is_known(&self.shared.status().slot)
+            && begun.elapsed() < SLOT_PATIENCE
             && !self.shared.wait_for_stop(SLOT_LOOK)
         {}
     }

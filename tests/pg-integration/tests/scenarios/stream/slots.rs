@@ -2,7 +2,7 @@
 
 use walkeep_pg_integration::walkeep::Agent;
 use walkeep_pg_integration::workload::{pgbench_init, pgbench_run};
-use walkeep_pg_integration::{Cluster, MajorVersion, Seed, StopMode, Walkeep, scenario, wait_until};
+use walkeep_pg_integration::{Cluster, MajorVersion, Seed, Walkeep, scenario, wait_until};
 
 use super::{ARRIVES, assert_restored, now, sparing, status, stored_end, wait_gap_healed, wait_stored};
 
@@ -64,23 +64,3 @@ fn a_slot_that_timed_out_is_replaced(major: MajorVersion) {
     assert_restored(&walkeep, &expected);
 }
 scenario!([V18], a_slot_that_timed_out_is_replaced);
-
-/// A server that comes back without the slot, as one that was restored does, has it before anything is streamed: it must
-/// not remove what the stream begins with.
-fn a_restored_server_has_its_slot_first(major: MajorVersion) {
-    let (mut cluster, walkeep, agent) = sparing(major);
-    wait_stored(&walkeep, now(&cluster));
-    let since = || status(&walkeep)["since"].as_str().map(str::to_owned);
-    for _ in 0..3 {
-        let before = since();
-        cluster.stop(StopMode::Fast);
-        std::fs::remove_dir_all(cluster.data().join("pg_replslot/walkeep")).expect("the slot is there");
-        wait_until("the agent to miss the server", ARRIVES, || status(&walkeep)["slot"]["error"].is_string());
-        cluster.start();
-        wait_until("the stream again", ARRIVES, || since().is_some_and(|since| Some(since) != before));
-        let slots = cluster.query_one::<u64>("select count(*) from pg_replication_slots where slot_name = 'walkeep'");
-        assert_eq!(slots, 1, "{}", agent.log());
-    }
-    assert!(agent.stop().success());
-}
-scenario!([V13, V18], a_restored_server_has_its_slot_first);
