@@ -105,6 +105,7 @@ fn two_nodes_of_patroni() {
     start(&host, "db2", "patroni");
     wait_members(&host, &[("db1", "leader"), ("db2", "replica")]);
     assert!(host.read("/var/log/db2.log").contains("replica has been created using walkeep"));
+    wait_until("the replica to follow", SOON, || sql(&host, 5433, "select to_regclass('orders') is not null") == "t");
     assert_eq!(sql(&host, 5433, "select count(*), current_setting('archive_mode') from orders"), "1000|on");
 
     // The agent follows a switchover, and Patroni leaves its slot alone.
